@@ -1,0 +1,125 @@
+"""The base of every config: frozen, closed to unknown keys, and wrong in one sentence.
+
+Pydantic validates the tree; this file turns its many-line report into a single sentence (`ConfigError`, a `ValueError`),
+also when a config is built directly in Python.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from sublayer.errors import ConfigError
+
+
+def _refuse_bool(value: Any) -> Any:
+    # Pydantic would read `n_layers: true` as 1.
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_expected", "must be a number, not {value}", {"value": str(value).lower()})
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=1)]
+"""An integer of at least 1."""
+Whole = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0)]
+"""An integer of at least 0."""
+Positive = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
+"""A finite number above 0."""
+NonNegative = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, allow_inf_nan=False)]
+"""A finite number of at least 0."""
+Share = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
+"""A share of a whole, from 0 to 1."""
+Probability = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
+"""A probability below 1, as dropout takes."""
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """The end of a sentence about an unknown word: the nearest known one, then all of them."""
+    near = get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}choose from: {', '.join(known)}"
+
+
+class Config(BaseModel):
+    """A frozen, validated config.
+
+    Raises:
+        ConfigError: when a value is refused; the message is one sentence that names the key.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(sentence(error)) from None
+
+        # Tells pydantic that this __init__ adds nothing to validation, so nested configs keep pydantic's own errors
+        # and their location in the tree, and only the outermost call words the sentence.
+        __init__.__pydantic_base_init__ = True
+
+    @classmethod
+    def parse(cls, values: Any) -> Self:
+        """Build from a mapping (as read from YAML or JSON).
+
+        Raises:
+            ConfigError: as the constructor does, and when `values` is not a mapping.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a mapping of keys to values was expected, not {_shown(values)}.")
+        return cls(**{str(key): value for key, value in values.items()})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "unknown key '{key}'; {hint}",
+                        {"key": str(key), "hint": suggest(str(key), list(cls.model_fields))},
+                    )
+        return values
+
+    def tree(self) -> dict[str, Any]:
+        """The config as plain YAML/JSON values, defaults included."""
+        return self.model_dump(mode="json")
+
+
+def sentence(error: ValidationError) -> str:
+    """One sentence for a pydantic error: where, what, and how many more problems follow."""
+    problems = error.errors(include_url=False)
+    more = len(problems) - 1
+    tail = f" (and {more} more problem{'s' if more > 1 else ''} after it)" if more else ""
+    text = _describe(problems[0])
+    return text.rstrip(".") + tail + "."
+
+
+def _describe(problem: ErrorDetails) -> str:
+    where = ""
+    for step in problem["loc"]:
+        where += f"[{step}]" if isinstance(step, int) else (f".{step}" if where else str(step))
+    message = problem["msg"].removeprefix("Value error, ")
+    match problem["type"]:
+        case "value_error" | "unknown_key" | "unknown_kind" | "number_expected":
+            pass
+        case "missing":
+            message = "is required and was left out"
+        case "literal_error" | "enum":
+            expected = problem.get("ctx", {}).get("expected", "")
+            message = f"must be {expected}, not {_shown(problem['input'])}"
+        case _:
+            message = message[0].lower() + message[1:].replace("Input should", "should")
+            message = f"{message.replace('input should', 'must')}, not {_shown(problem['input'])}"
+    return f"{where}: {message}" if where else message
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,78 @@
+"""Writing files so that a reader, or a run after a crash, never meets half of one."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sublayer.errors import RunError
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """A temporary sibling path that becomes `target` when the block ends well, and is removed when it does not.
+
+    Works for a file or a directory; an existing `target` is replaced.  The data is on the disk before the rename.
+
+    Raises:
+        RunError: when the disk is full or the place cannot be written; `target` is as it was before.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    remove(aside)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        _sync(aside)
+        if aside.is_dir() and target.exists():
+            # A directory cannot be renamed over another one, so the old one steps aside first.
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            remove(old)
+            target.rename(old)
+            aside.rename(target)
+            remove(old)
+        else:
+            aside.replace(target)
+        _sync_entry(target.parent)
+    except OSError as error:
+        raise RunError(explain(error, target)) from error
+    finally:
+        remove(aside)
+
+
+def explain(error: OSError, path: Path) -> str:
+    """One sentence for a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"the disk is full: {path} could not be written; free some space and start again with --resume."
+    return f"{path} could not be written: {error.strerror or error}."
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what writers killed half-way left in `directory`."""
+    for pattern in (".*.partial", ".*.old"):
+        for leftover in directory.glob(pattern):
+            remove(leftover)
+
+
+def _sync(path: Path) -> None:
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def _sync_entry(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
