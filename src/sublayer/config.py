@@ -1,7 +1,7 @@
 """The base of every config: frozen, closed to unknown keys, and wrong in one sentence.
 
-Pydantic validates the tree; this file turns its many-line report into a single sentence (`ConfigError`, a `ValueError`),
-also when a config is built directly in Python.
+Pydantic validates the tree; this file turns its many-line report into a single sentence (`ConfigError`, a
+`ValueError`), also when a config is built directly in Python.
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args
 
 from pydantic import GetPydanticSchema
 from pydantic_core import PydanticCustomError, core_schema
@@ -46,19 +46,18 @@ class PartConfig(Config):
         Args:
             change: a shorthand word, a mapping (its `kind` may be left out), or a config.
         """
-        change = self.registry.expand(change, default_kind=self.kind_name())
-        if isinstance(change, PartConfig):
-            return change
-        if change["kind"] != self.kind_name():
-            return self.registry.parse(change)
-        return self._merge(change)
+        return cast(PartConfig, self.registry.parse(self._merged(change)))
 
-    def _merge(self, change: Mapping[str, Any]) -> Self:
+    def _merged(self, change: Any) -> Any:
+        """The values of `override`'s result, not yet validated, so that an error is placed by its whole path."""
+        change = self.registry.expand(change, default_kind=self.kind_name())
+        if isinstance(change, PartConfig) or change["kind"] != self.kind_name():
+            return change
         values: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
         for key, value in change.items():
             current = getattr(self, key, None)
-            values[key] = current.override(value) if isinstance(current, PartConfig) else value
-        return type(self).model_validate(values)
+            values[key] = current._merged(value) if isinstance(current, PartConfig) else value
+        return values | {"kind": self.kind_name()}
 
 
 P = TypeVar("P", bound=PartConfig)
@@ -89,7 +88,9 @@ class Registry(Generic[P]):
         for word in (part.kind_name(), *part.shorthands):
             holder = self._words().get(word)
             if holder is not None and holder.__qualname__ != part.__qualname__:
-                raise ConfigError(f"the {self.family} '{word}' is registered twice, by {holder.__name__} and {part.__name__}.")
+                raise ConfigError(
+                    f"the {self.family} '{word}' is registered twice, by {holder.__name__} and {part.__name__}."
+                )
         self._parts[part.kind_name()] = part
         return part
 
@@ -158,7 +159,7 @@ class Registry(Generic[P]):
         )
 
     def choice(self) -> GetPydanticSchema:
-        """The annotation that makes a config field a choice from this registry: `Annotated[Base, registry.choice()]`."""
+        """The annotation that makes a field a choice from this registry: `Annotated[Base, registry.choice()]`."""
 
         def schema(_source: Any, _handler: Any) -> core_schema.CoreSchema:
             return core_schema.no_info_plain_validator_function(

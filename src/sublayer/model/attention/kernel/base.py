@@ -1,0 +1,53 @@
+"""One call of attention, and what a kernel that computes it must say of itself."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from sublayer.model.attention.pattern.base import Pattern
+from sublayer.model.attention.score import ScoreChange
+from sublayer.model.layout import Span
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Everything about a call but its queries, keys and values.
+
+    Attributes:
+        pattern: which keys a query may see.
+        span: where queries and keys stand.
+        scale: factor of the query-key products.
+        score_change: what is added to the scaled products.
+        dropout: probability of dropping an attention weight.
+        want_weights: return the weights as well.
+    """
+
+    pattern: Pattern
+    span: Span
+    scale: float
+    score_change: ScoreChange | None = None
+    dropout: float = 0.0
+    want_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What a kernel returns: the output [B, H, T, K], and where asked for the weights [B, H, T, S]."""
+
+    out_BHTK: Tensor
+    weights_BHTS: Tensor | None = None
+
+
+class Kernel(Protocol):
+    """A way to compute attention.  A query that sees no key gets zeros from every kernel."""
+
+    name: str
+
+    def refuses(self, call: Attention) -> str | None:
+        """Why the kernel cannot carry this call; None when it can."""
+        ...
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
+        """Attend; H is a multiple of G, the number of key/value heads, and head h reads group h // (H / G)."""
+        ...

@@ -1,0 +1,40 @@
+"""The dense kernel in float32, which returns weights; what the other kernels are tested against.
+
+Shapes: B batch, H heads, G key/value heads, T queries, S keys, K head width.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sublayer.model.attention.kernel.base import Attended, Attention
+
+
+class Reference:
+    """softmax(scale·QKᵀ + change) V, written out (Vaswani et al. 2017, equation 1)."""
+
+    name = "reference"
+
+    def refuses(self, call: Attention) -> str | None:
+        return None
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
+        with torch.autocast(q_BHTK.device.type, enabled=False):
+            q, k, v = (x if x.dtype == torch.float64 else x.float() for x in (q_BHTK, k_BGSK, v_BGSK))
+            groups = q.shape[1] // k.shape[1]
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+            scores = call.scale * (q @ k.transpose(-1, -2))
+            if call.score_change is not None:
+                scores = scores + call.score_change.dense(call.span)
+            mask = call.span.visible(call.pattern)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+                # Subtracting a finite maximum leaves exp(−inf) = 0 in rows that see nothing, where softmax gives NaN.
+                peak = scores.amax(-1, keepdim=True).detach().clamp(min=torch.finfo(scores.dtype).min)
+                exponentials = (scores - peak).exp()
+                total = exponentials.sum(-1, keepdim=True)
+                weights = exponentials / torch.where(total > 0, total, 1)
+            else:
+                weights = scores.softmax(-1)
+            out = F.dropout(weights, call.dropout) @ v
+        return Attended(out.to(q_BHTK.dtype), weights if call.want_weights else None)

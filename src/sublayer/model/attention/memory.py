@@ -1,0 +1,65 @@
+"""The key/value cache of an attention: all tokens, or a ring of the last ones where the pattern's reach is finite.
+
+Shapes: B batch, G key/value heads, T new tokens, S keys in view, C capacity, K head width.
+"""
+
+import torch
+from torch import Tensor
+
+from sublayer.model.attention.pattern.base import Reach
+from sublayer.model.layout import Span
+from sublayer.model.state import Memory, State
+
+
+class KeyValueMemory(Memory):
+    """Keys (already rotated) and values by slot.
+
+    Args:
+        reach: of the pattern; a finite one without pinned positions is served by a ring buffer.
+    """
+
+    def __init__(
+        self,
+        reach: Reach,
+        batch_size: int,
+        n_kv_heads: int,
+        d_head: int,
+        max_length: int,
+        max_rewind: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.ring = reach.back is not None and reach.pinned == 0 and reach.back + max_rewind < max_length
+        self.capacity = reach.back + max_rewind if self.ring and reach.back is not None else max_length
+        # One slot more than is kept: where tokens that are not kept are written to, and never read.
+        shape = (batch_size, n_kv_heads, self.capacity + 1, d_head)
+        self.k_BGCK = torch.zeros(shape, device=device, dtype=dtype)
+        self.v_BGCK = torch.zeros(shape, device=device, dtype=dtype)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held."""
+        return self.k_BGCK.nbytes + self.v_BGCK.nbytes
+
+    def extend(self, k_BGTK: Tensor, v_BGTK: Tensor, state: State) -> tuple[Tensor, Tensor, Span]:
+        """Take in the keys and values of new tokens; returns all that are in view, [B, G, S, K], and the span."""
+        place = state.placement(self.capacity, self.ring)
+        k_BGTK, v_BGTK = k_BGTK.to(self.k_BGCK.dtype), v_BGTK.to(self.v_BGCK.dtype)
+        if place.span.aligned:
+            self._write(k_BGTK, v_BGTK, place.slots_BT)
+            return k_BGTK, v_BGTK, place.span
+        if place.before:
+            k = torch.cat([self.k_BGCK[:, :, : place.n_slots], k_BGTK], dim=2)
+            v = torch.cat([self.v_BGCK[:, :, : place.n_slots], v_BGTK], dim=2)
+            self._write(k_BGTK, v_BGTK, place.slots_BT)
+            return k, v, place.span
+        self._write(k_BGTK, v_BGTK, place.slots_BT)
+        return self.k_BGCK[:, :, : place.n_slots], self.v_BGCK[:, :, : place.n_slots], place.span
+
+    def _write(self, k_BGTK: Tensor, v_BGTK: Tensor, slots_BT: Tensor) -> None:
+        index = slots_BT[:, None, :, None].expand_as(k_BGTK)
+        self.k_BGCK.scatter_(2, index, k_BGTK)
+        self.v_BGCK.scatter_(2, index, v_BGTK)
+
+    def select(self, rows: Tensor) -> None:
+        self.k_BGCK, self.v_BGCK = self.k_BGCK[rows], self.v_BGCK[rows]

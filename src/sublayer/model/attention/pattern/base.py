@@ -1,0 +1,151 @@
+"""Which keys a query may see: one predicate over positions, from which every mask and cache size follows."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from torch import Tensor
+
+from sublayer.model.layout import Span
+from sublayer.model.part import Direction, ModelPart
+from sublayer.registry import Registry
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a pattern looks.
+
+    Attributes:
+        back: how many positions a query sees, its own included, counted backwards; None for all of them.
+        pinned: how many of the first positions stay in view besides.
+    """
+
+    back: int | None = None
+    pinned: int = 0
+
+
+class Pattern(ABC):
+    """A predicate over in-document positions, closed under `&` and `|`.
+
+    Two patterns that print alike are alike: `str()` names the masks that layers share.
+    """
+
+    @abstractmethod
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        """Whether the query at position `i` sees the key at position `j` (broadcast against each other; bool)."""
+
+    @property
+    @abstractmethod
+    def reach(self) -> Reach:
+        """How far back a query looks; decoding keeps no more than this."""
+
+    def sees_all(self, span: Span) -> bool:
+        """Whether it is known without looking that every query of `span` sees every key."""
+        return False
+
+    def __and__(self, other: "Pattern") -> "Pattern":
+        return Intersection(self, other)
+
+    def __or__(self, other: "Pattern") -> "Pattern":
+        return Union(self, other)
+
+
+@dataclass(frozen=True)
+class Everything(Pattern):
+    """Every query sees every key."""
+
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        return (i == i) & (j == j)
+
+    @property
+    def reach(self) -> Reach:
+        return Reach()
+
+    def sees_all(self, span: Span) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Causal(Pattern):
+    """A query sees itself and what stands before it."""
+
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        return j <= i
+
+    @property
+    def reach(self) -> Reach:
+        return Reach()
+
+    def sees_all(self, span: Span) -> bool:
+        return span.newest
+
+
+@dataclass(frozen=True)
+class Near(Pattern):
+    """A query sees keys at most `back` positions before and `ahead` positions after it."""
+
+    back: int
+    ahead: int
+
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        return (i - j <= self.back) & (j - i <= self.ahead)
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(back=self.back + 1)
+
+
+@dataclass(frozen=True)
+class Intersection(Pattern):
+    """What both patterns see."""
+
+    left: Pattern
+    right: Pattern
+
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        return self.left.visible(i, j) & self.right.visible(i, j)
+
+    @property
+    def reach(self) -> Reach:
+        left, right = self.left.reach, self.right.reach
+        if left.back is None or right.back is None:
+            return right if left.back is None else left
+        # A key pinned by one side may be in view of the other as a near one, so all pinned ones are kept.
+        return Reach(min(left.back, right.back), max(left.pinned, right.pinned))
+
+    def sees_all(self, span: Span) -> bool:
+        return self.left.sees_all(span) and self.right.sees_all(span)
+
+
+@dataclass(frozen=True)
+class Union(Pattern):
+    """What either pattern sees."""
+
+    left: Pattern
+    right: Pattern
+
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        return self.left.visible(i, j) | self.right.visible(i, j)
+
+    @property
+    def reach(self) -> Reach:
+        left, right = self.left.reach, self.right.reach
+        if left.back is None or right.back is None:
+            return Reach()
+        return Reach(max(left.back, right.back), max(left.pinned, right.pinned))
+
+    def sees_all(self, span: Span) -> bool:
+        return self.left.sees_all(span) or self.right.sees_all(span)
+
+
+class PatternConfig(ModelPart):
+    """Base of the attention patterns."""
+
+    registry: ClassVar[Registry[Any]] = Registry("pattern")
+
+    def pattern(self, direction: Direction) -> Pattern:
+        """The predicate in a stack of this direction; in a causal one it shows nothing ahead of the query."""
+        raise NotImplementedError
+
+
+PatternChoice = Annotated[PatternConfig, PatternConfig.registry.choice()]

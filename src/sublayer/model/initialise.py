@@ -1,0 +1,78 @@
+"""Initial values: every tensor drawn from (seed, its own name).
+
+A tensor's values then depend on nothing else: not on the order in which modules are built, the device, how the model is
+divided over ranks, or what else the model holds.  Two variants that share a part start with that part equal.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sublayer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Independent draws from N(0, std²)."""
+
+    std: float
+
+    def values(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(like.shape, generator=generator) * self.std
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value everywhere."""
+
+    value: float
+
+    def values(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.full(like.shape, self.value)
+
+
+Rule = Normal | Constant
+
+
+@runtime_checkable
+class Initialised(Protocol):
+    """A module that states the initial values of its parameters, by their names below it."""
+
+    def initial_values(self) -> Mapping[str, Rule]: ...
+
+
+def generator_for(seed: int, name: str) -> torch.Generator:
+    """A CPU generator that depends on `seed` and `name` alone."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Fill every parameter of `model`.
+
+    Raises:
+        ConfigError: when a module has a parameter without a rule for it.
+    """
+    rules: dict[str, Rule] = {}
+    for path, module in model.named_modules():
+        # Outer modules come first, and what they say about a child wins over the child's own rule.
+        for name, rule in _rules(module).items():
+            rules.setdefault(f"{path}.{name}" if path else name, rule)
+    for name, parameter in model.named_parameters():
+        if name not in rules:
+            owner = type(model.get_submodule(name.rpartition(".")[0])).__name__
+            raise ConfigError(f"{name}: {owner} has no rule for this parameter; give it an `initial_values` method.")
+        parameter.copy_(rules[name].values(parameter, generator_for(seed, name)))
+
+
+def _rules(module: nn.Module) -> Mapping[str, Rule]:
+    if isinstance(module, Initialised):
+        return module.initial_values()
+    if isinstance(module, nn.Linear):  # in a user's own part
+        return {"weight": Normal(module.in_features**-0.5), "bias": Constant(0.0)}
+    return {}

@@ -1,0 +1,144 @@
+"""Where each token stands: positions, documents, padding, and which queries may meet which keys.
+
+Shapes: B batch, T queries, S keys.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sublayer.model.attention.pattern.base import Pattern
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Padding, packing, ragged prompts, random offsets and skips, all said in one way.
+
+    Every field may be left out; `Layout()` is a plain batch: one document a row, no padding, positions 0 … T−1.
+
+    Attributes:
+        positions_BT: the position of each token *in its document* (int64, rising along a document).  Left out, they are
+            counted from the documents and the padding.
+        document_BT: the document that each token belongs to (int64); tokens of different documents never meet.
+        valid_BT: False where a token is padding (bool); padding may stand at either end.
+    """
+
+    positions_BT: Tensor | None = None
+    document_BT: Tensor | None = None
+    valid_BT: Tensor | None = None
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def ragged(cls, lengths: list[int], device: torch.device | str = "cpu") -> Self:
+        """The layout of rows of unequal length, padded at their end to the longest."""
+        columns = torch.arange(max(lengths), device=device)
+        return cls(valid_BT=columns < torch.tensor(lengths, device=device)[:, None])
+
+    def check(self, tokens_BT: Tensor) -> None:
+        """Refuse a layout that does not fit the batch.
+
+        Raises:
+            ValueError: when a field's shape is not that of the tokens.
+        """
+        for name in ("positions_BT", "document_BT", "valid_BT"):
+            value = getattr(self, name)
+            if value is not None and value.shape != tokens_BT.shape:
+                raise ValueError(
+                    f"layout.{name} has shape {tuple(value.shape)}, but the tokens have {tuple(tokens_BT.shape)}; "
+                    "they must be equal."
+                )
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is said: one document a row, no padding, positions by counting."""
+        return self.positions_BT is None and self.document_BT is None and self.valid_BT is None
+
+    def resolved(self, n_tokens: int, device: torch.device) -> "Layout":
+        """This layout with positions: [1, T] when plain, else [B, T]."""
+        if self.positions_BT is not None:
+            positions = self.positions_BT
+        elif self.valid_BT is None and self.document_BT is None:
+            positions = torch.arange(n_tokens, device=device)[None]
+        else:
+            positions = self._counted(n_tokens, device)
+        return Layout(positions, self.document_BT, self.valid_BT)
+
+    def _counted(self, n_tokens: int, device: torch.device) -> Tensor:
+        """Positions counted over valid tokens, from zero at each document's first."""
+        if self.valid_BT is None:
+            index = torch.arange(n_tokens, device=device)[None]
+        else:
+            index = (self.valid_BT.long().cumsum(1) - 1).clamp(min=0)
+        if self.document_BT is None:
+            return index
+        index = index.expand_as(self.document_BT)
+        first = torch.ones_like(self.document_BT, dtype=torch.bool)
+        first[:, 1:] = self.document_BT[:, 1:] != self.document_BT[:, :-1]
+        return index - torch.where(first, index, 0).cummax(1).values
+
+    def once(self, key: str, compute: Callable[[], R]) -> R:
+        """A value that all layers share, computed at the first request (of a resolved layout: once a forward pass)."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return cast(R, self._memo[key])
+
+
+@dataclass(frozen=True)
+class Span:
+    """Queries and the keys they may meet.
+
+    Attributes:
+        query_positions: [1 or B, T]; key_positions: [1 or B, S].
+        query_document, key_document: the same shapes, or None for one document.
+        key_valid: [B, S], False for padding and for slots of a cache that hold nothing; None when all are valid.
+        aligned: the keys are the queries themselves, one plain document a row.
+        newest: the only query stands behind every key, so causality hides none.
+    """
+
+    query_positions: Tensor
+    key_positions: Tensor
+    query_document: Tensor | None = None
+    key_document: Tensor | None = None
+    key_valid: Tensor | None = None
+    aligned: bool = False
+    newest: bool = False
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def within(cls, layout: Layout, plain: bool) -> Self:
+        """Every token of a resolved layout as query and as key."""
+        positions, document = layout.positions_BT, layout.document_BT
+        assert positions is not None
+        return cls(positions, positions, document, document, layout.valid_BT, aligned=plain)
+
+    def offsets(self) -> Tensor:
+        """How far back each key lies: query position − key position, [1 or B, T, S]."""
+        return self.once("offsets", lambda: self.query_positions[:, :, None] - self.key_positions[:, None, :])
+
+    def visible(self, pattern: "Pattern") -> Tensor | None:
+        """Which key each query sees, [1 or B, 1, T, S]; None when each sees all."""
+        return self.once(f"visible {pattern}", lambda: self._visible(pattern))
+
+    def _visible(self, pattern: "Pattern") -> Tensor | None:
+        mask = None
+        if not pattern.sees_all(self):
+            mask = pattern.visible(self.query_positions[:, :, None], self.key_positions[:, None, :])
+        if self.query_document is not None and self.key_document is not None:
+            same = self.query_document[:, :, None] == self.key_document[:, None, :]
+            mask = same if mask is None else mask & same
+        if self.key_valid is not None:
+            valid = self.key_valid[:, None, :]
+            mask = valid.expand(-1, self.query_positions.shape[1], -1) if mask is None else mask & valid
+        return None if mask is None else mask[:, None]
+
+    def once(self, key: str, compute: Callable[[], R]) -> R:
+        """A value that all layers with this span share, computed at the first request."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return cast(R, self._memo[key])

@@ -1,0 +1,90 @@
+"""Normalisation: LayerNorm and RMSNorm.
+
+Shapes: B batch, T tokens, D d_model.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sublayer.config import Positive
+from sublayer.model.initialise import Constant, Rule
+from sublayer.model.part import ModelPart
+from sublayer.registry import Registry
+
+
+class NormConfig(ModelPart):
+    """Base of the norms."""
+
+    registry: ClassVar[Registry[Any]] = Registry("norm")
+
+    def build(self, width: int) -> nn.Module:
+        """The module, for inputs [..., width]."""
+        raise NotImplementedError
+
+
+@NormConfig.registry.register
+class LayerNormConfig(NormConfig):
+    """Subtract the mean, divide by the standard deviation, scale and shift."""
+
+    paper: ClassVar[str] = "Ba et al. 2016, equation 3"
+
+    kind: Literal["layer"] = "layer"
+    epsilon: Positive = 1e-5
+    """Added to the variance."""
+    bias: bool = True
+    """Learn a shift as well as a scale."""
+
+    def build(self, width: int) -> nn.Module:
+        return LayerNorm(self, width)
+
+
+@NormConfig.registry.register
+class RMSNormConfig(NormConfig):
+    """Divide by the root mean square and scale; no mean is subtracted."""
+
+    paper: ClassVar[str] = "Zhang and Sennrich 2019, equation 4"
+
+    kind: Literal["rms"] = "rms"
+    epsilon: Positive = 1e-6
+    """Added to the mean square."""
+
+    def build(self, width: int) -> nn.Module:
+        return RMSNorm(self, width)
+
+
+NormChoice = Annotated[NormConfig, NormConfig.registry.choice()]
+
+
+class LayerNorm(nn.Module):
+    """γ·(x − mean)/√(var + ε) + β over the last dimension."""
+
+    def __init__(self, config: LayerNormConfig, width: int) -> None:
+        super().__init__()
+        self.epsilon = config.epsilon
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if config.bias else None
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return F.layer_norm(x_BTD, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+    def initial_values(self) -> Mapping[str, Rule]:
+        return {"weight": Constant(1.0), "bias": Constant(0.0)}
+
+
+class RMSNorm(nn.Module):
+    """γ·x/√(mean(x²) + ε) over the last dimension."""
+
+    def __init__(self, config: RMSNormConfig, width: int) -> None:
+        super().__init__()
+        self.epsilon = config.epsilon
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.epsilon)
+
+    def initial_values(self) -> Mapping[str, Rule]:
+        return {"weight": Constant(1.0)}

@@ -1,0 +1,88 @@
+"""What every part of the model declares about itself, as data, and the shape of the stack that it is built into."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Self
+
+from sublayer.config import Config, Positive
+from sublayer.registry import PartConfig
+
+Direction = Literal["causal", "bidirectional"]
+Split = Literal["column", "row"]
+
+
+@dataclass(frozen=True)
+class CacheExact:
+    """Whether cached decoding gives what one full pass gives.
+
+    Attributes:
+        length: exact up to this many positions; None means without limit.
+        reason: why it is not exact at all; empty when it is.
+    """
+
+    length: int | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"never ({self.reason})"
+        return "always" if self.length is None else f"until length {self.length}"
+
+
+class InitialisationConfig(Config):
+    """The random values that a new model starts from."""
+
+    std: Positive | None = 0.02
+    """Standard deviation of weight matrices; null for 1/√fan_in, the width that keeps the variance of its input."""
+    embedding_std: Positive = 0.02
+    """Standard deviation of token and position embeddings."""
+    depth_scaled: bool = True
+    """Divide the last matrix of every sublayer by √(number of sublayers), so that the residual stream's variance does
+    not grow with depth (GPT-2: Radford et al. 2019, section 2.3)."""
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """The sizes that all layers of a stack share; what a part may read when it fills in its own."""
+
+    stack: Literal["decoder", "encoder"]
+    d_model: int
+    n_layers: int
+    max_length: int
+    dropout: float = 0.0
+    initialisation: InitialisationConfig = field(default_factory=InitialisationConfig)
+
+    @property
+    def direction(self) -> Direction:
+        return "causal" if self.stack == "decoder" else "bidirectional"
+
+    def std(self, fan_in: int) -> float:
+        """Standard deviation of a weight matrix with `fan_in` inputs."""
+        return self.initialisation.std or fan_in**-0.5
+
+    def output_std(self, fan_in: int, n_sublayers: int = 2) -> float:
+        """Standard deviation of the matrix with which a sublayer writes into the residual stream."""
+        std = self.std(fan_in)
+        return std / (n_sublayers * self.n_layers) ** 0.5 if self.initialisation.depth_scaled else std
+
+
+class ModelPart(PartConfig):
+    """The config of a part of the model: a choice, its source, and what it can do."""
+
+    directions: ClassVar[frozenset[Direction]] = frozenset({"causal", "bidirectional"})
+    """Which stacks the part is defined for."""
+
+    splits: ClassVar[Mapping[str, Split]] = {}
+    """Weight matrices that tensor parallelism may divide, by name in the part's module, and along which side."""
+
+    def cache_exact(self, shape: StackShape) -> CacheExact:
+        """Whether cached decoding with this part equals one full pass."""
+        return CacheExact()
+
+    def filled(self, shape: StackShape) -> Self:
+        """This config with every size that was left out filled in.
+
+        Raises:
+            ValueError: when its sizes do not fit the stack's.
+        """
+        return self

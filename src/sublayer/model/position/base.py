@@ -1,0 +1,58 @@
+"""What a position encoding is: up to three places in which it acts, each defaulting to nothing."""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from torch import Tensor, nn
+
+from sublayer.model.attention.score import ScoreChange
+from sublayer.model.layout import Layout, Span
+from sublayer.model.part import ModelPart, StackShape
+from sublayer.registry import Registry
+
+if TYPE_CHECKING:
+    from sublayer.model.attention.base import AttentionConfig
+
+
+class PositionConfig(ModelPart):
+    """Base of the position encodings."""
+
+    registry: ClassVar[Registry[Any]] = Registry("position")
+
+    embeds: ClassVar[bool] = False
+    """Acts on the embeddings, so it is chosen for the whole stack and not by layer."""
+    shift_invariant: ClassVar[bool] = False
+    """Adding a constant to all positions changes nothing."""
+
+    def d_token(self, shape: StackShape) -> int:
+        """Width of the token embedding: d_model, less what is concatenated to it."""
+        return shape.d_model
+
+    def check(self, shape: StackShape, attention: "AttentionConfig") -> None:
+        """Refuse an attention, already filled in, that this encoding cannot serve.
+
+        Raises:
+            ValueError: in one sentence, with what to change.
+        """
+
+    def build(self, shape: StackShape, attention: "AttentionConfig") -> "Position":
+        """The module."""
+        raise NotImplementedError
+
+
+PositionChoice = Annotated[PositionConfig, PositionConfig.registry.choice()]
+
+
+class Position(nn.Module):
+    """A position encoding.  Shapes: B batch, T queries, S keys, H heads, K head width, D d_model."""
+
+    def embed(self, x_BTD: Tensor, layout: Layout) -> Tensor:
+        """Token embeddings [B, T, d_token] → the stack's input [B, T, D]."""
+        return x_BTD
+
+    def rotate(self, q_BHTK: Tensor, k_BHTK: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Queries and keys of the same tokens → the same, changed by their own positions.  Caches hold changed keys."""
+        return q_BHTK, k_BHTK
+
+    def prepare(self, q_BHTK: Tensor, k_BHSK: Tensor, span: Span) -> ScoreChange | None:
+        """What to add to the scores of these queries and keys; None for nothing."""
+        return None

@@ -1,0 +1,80 @@
+"""Rotary position embedding (RoPE)."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sublayer.config import Positive
+from sublayer.model.layout import Layout
+from sublayer.model.part import StackShape
+from sublayer.model.position.base import Position, PositionConfig
+
+if TYPE_CHECKING:
+    from sublayer.model.attention.base import AttentionConfig
+
+
+@PositionConfig.registry.register
+class RopeConfig(PositionConfig):
+    """Rotate pairs of query and key features by angles proportional to the position."""
+
+    paper: ClassVar[str] = "Su et al. 2021, equation 34"
+    shift_invariant: ClassVar[bool] = True
+
+    kind: Literal["rope"] = "rope"
+    theta: Positive = 10000.0
+    """Base of the wavelengths: pair i of a rotated width d turns by θ^(−2i/d) a position."""
+    layout: Literal["half", "interleaved"] = "half"
+    """Which features form a pair: (i, i + d/2) as in Llama and GPT-NeoX, or (2i, 2i + 1) as in the paper and GPT-J."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each head's features that is rotated, the first ones; the rest carries no position (GPT-NeoX)."""
+
+    def width(self, d_head: int) -> int:
+        """How many features of a head are rotated."""
+        return int(d_head * self.fraction)
+
+    def check(self, shape: StackShape, attention: "AttentionConfig") -> None:
+        d_head = attention.d_rotated()
+        width = self.width(d_head)
+        if width < 2 or width % 2:
+            raise ValueError(
+                f"rope rotates pairs of features, but it would rotate {width} of each head's {d_head}; "
+                "choose d_head and fraction so that their product is even and at least 2"
+            )
+
+    def build(self, shape: StackShape, attention: "AttentionConfig") -> "Rope":
+        return Rope(self, attention.d_rotated())
+
+
+class Rope(Position):
+    """Rotates queries and keys, so that their product depends on the difference of their positions alone."""
+
+    def __init__(self, config: RopeConfig, d_head: int) -> None:
+        super().__init__()
+        self.config = config
+        self.width = config.width(d_head)
+
+    def rotate(self, q_BHTK: Tensor, k_BHTK: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        cos, sin = layout.once(f"rope {self.config} {self.width}", lambda: self._angles(layout))
+        return self._turn(q_BHTK, cos, sin), self._turn(k_BHTK, cos, sin)
+
+    def _angles(self, layout: Layout) -> tuple[Tensor, Tensor]:
+        """cos and sin, each [1 or B, 1, T, width/2]."""
+        assert layout.positions_BT is not None
+        even = torch.arange(0, self.width, 2, device=layout.positions_BT.device)
+        # In float32 throughout: bfloat16 would hold 897 distinct values for the positions 0 … 8191.
+        frequencies = self.config.theta ** (-even.float() / self.width)
+        angles = layout.positions_BT[:, None, :, None].float() * frequencies
+        return angles.cos(), angles.sin()
+
+    def _turn(self, x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rotated, rest = x_BHTK[..., : self.width].float(), x_BHTK[..., self.width :]
+        if self.config.layout == "half":
+            first, second = rotated.chunk(2, dim=-1)
+            turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        else:
+            first, second = rotated[..., 0::2], rotated[..., 1::2]
+            turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+        turned = turned.to(x_BHTK.dtype)
+        return turned if self.width == x_BHTK.shape[-1] else torch.cat([turned, rest], dim=-1)

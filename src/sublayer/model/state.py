@@ -1,0 +1,248 @@
+"""Decoding state: what each sublayer must remember of the tokens already seen.
+
+The state counts tokens by row; each sublayer owns a memory of its own (a key/value cache, a ring buffer, …) and is told
+in which slots to write.  Tokens of a row are numbered by *ordinal*: 0 for its first valid token, padding not counted.
+Shapes: B batch, T new tokens, L longest sequence, C capacity of a memory, S slots in view.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sublayer.model.layout import Layout, Span
+
+R = TypeVar("R")
+
+
+class Memory:
+    """What one sublayer keeps between calls."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows of the batch, in this order (for beams and finished rows)."""
+        raise NotImplementedError
+
+    def rewind(self, n_tokens: Tensor) -> None:
+        """Forget the last tokens of each row, n_tokens [B].  What is addressed by ordinal needs to do nothing."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where this call's tokens go in a memory of some capacity, and what is then in view.
+
+    Attributes:
+        slots_BT: the slot of each new token; the capacity itself, a spare slot, for one that is not kept.
+        before: the memory is read before the new tokens are written, with these beside it (several tokens at once would
+            overwrite, in a ring, what the first of them must still see).
+        n_slots: how many slots are in view.
+        span: the queries, and the keys in view: the memory's slots and, with `before`, the new tokens behind them.
+    """
+
+    slots_BT: Tensor
+    before: bool
+    n_slots: int
+    span: Span
+
+
+class State:
+    """The tokens a model has seen, by row, and the memory of each layer.
+
+    Args:
+        batch_size: rows.
+        max_length: tokens a row can hold.
+        max_rewind: how many tokens `rewind` can take back.
+        layers: the memories of each layer's sublayers, None where one needs none.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        max_length: int,
+        max_rewind: int,
+        layers: list[list[Memory | None]],
+        device: torch.device,
+    ) -> None:
+        self.max_length = max_length
+        self.max_rewind = max_rewind
+        self.layers = layers
+        self.length_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        # One column more than tokens fit: where padding is written to, and never read.
+        self._position_BL = torch.zeros(batch_size, max_length + 1, dtype=torch.int64, device=device)
+        self._document_BL: Tensor | None = None
+        # Known without asking the device: no row is longer, and whether all are equally long and plainly counted.
+        self._filled = 0
+        self._uniform = True
+        self._placements: dict[tuple[int, bool], Placement] = {}
+        self._ordinals_BT = self._position_BL[:, :0]
+
+    @property
+    def batch_size(self) -> int:
+        return self.length_B.shape[0]
+
+    def advance(self, layout: Layout, n_tokens: int) -> Layout:
+        """Take in the layout of new tokens; returns it with positions that go on from the last ones.
+
+        Raises:
+            ValueError: when a row would hold more than max_length tokens.
+        """
+        device = self.length_B.device
+        if self._filled + n_tokens > self.max_length:
+            self._filled = int(self.length_B.max())  # padding and rewinding make the known bound a loose one
+        new = n_tokens if layout.valid_BT is None else int(layout.valid_BT.sum(1).max())
+        if self._filled + new > self.max_length:
+            raise ValueError(
+                f"the state holds {self._filled} tokens and {new} more came, but it has room for {self.max_length}: "
+                "make it with a larger max_length."
+            )
+        self._placements = {}
+        steps = torch.arange(n_tokens, device=device)[None].expand(self.batch_size, -1)
+        if layout.valid_BT is None:
+            ordinals, grown = self.length_B[:, None] + steps, self.length_B + n_tokens
+        else:
+            counted = self.length_B[:, None] + layout.valid_BT.long().cumsum(1) - 1
+            ordinals = torch.where(layout.valid_BT, counted, self.max_length)
+            grown = self.length_B + layout.valid_BT.sum(1)
+        self._uniform &= layout.plain
+
+        if layout.positions_BT is not None:
+            positions = layout.positions_BT
+        else:
+            positions = self._following(layout, ordinals)
+        self._position_BL.scatter_(1, ordinals, positions.expand_as(ordinals))
+        if layout.document_BT is not None or self._document_BL is not None:
+            if self._document_BL is None:
+                self._document_BL = torch.zeros_like(self._position_BL)
+            document = layout.document_BT if layout.document_BT is not None else self._last(self._document_BL)
+            self._document_BL.scatter_(1, ordinals, document.expand_as(ordinals))
+            layout = Layout(positions, self._document_BL.gather(1, ordinals), layout.valid_BT)
+        else:
+            layout = Layout(positions, None, layout.valid_BT)
+        self._ordinals_BT, self.length_B = ordinals, grown
+        self._layout = layout
+        self._before = self._filled
+        self._filled = min(self._filled + n_tokens, self.max_length)
+        return layout
+
+    def _last(self, values_BL: Tensor) -> Tensor:
+        """The value of each row's last token, [B, 1]; 0 in an empty row."""
+        return torch.where(self.length_B > 0, values_BL.gather(1, (self.length_B - 1).clamp(min=0)[:, None])[:, 0], 0)[
+            :, None
+        ]
+
+    def _following(self, layout: Layout, ordinals_BT: Tensor) -> Tensor:
+        """Positions that count on from each row's last token, and from 0 in a new document."""
+        if self._uniform:
+            return torch.arange(self._filled, self._filled + ordinals_BT.shape[1], device=ordinals_BT.device)[None]
+        start = torch.where(self.length_B[:, None] > 0, self._last(self._position_BL) + 1, 0)
+        n_tokens = ordinals_BT.shape[1]
+        counted = Layout(None, layout.document_BT, layout.valid_BT).resolved(n_tokens, ordinals_BT.device).positions_BT
+        assert counted is not None
+        if layout.document_BT is None:
+            return start + counted
+        goes_on = (layout.document_BT == self._last_document()) & (layout.document_BT == layout.document_BT[:, :1])
+        return torch.where(goes_on, start + counted, counted)
+
+    def _last_document(self) -> Tensor:
+        if self._document_BL is None:
+            return torch.zeros_like(self.length_B)[:, None]
+        return self._last(self._document_BL)
+
+    def placement(self, capacity: int, ring: bool) -> Placement:
+        """Where to write and what is in view, for a memory that keeps the last `capacity` tokens (`ring`) or all."""
+        key = (capacity, ring)
+        if key not in self._placements:
+            self._placements[key] = self._placed(capacity) if ring else self._placed_in_order()
+        return self._placements[key]
+
+    def _placed_in_order(self) -> Placement:
+        n_slots = self._filled
+        new = self._layout
+        assert new.positions_BT is not None
+        plain = self._uniform
+        slots = torch.arange(n_slots, device=self.length_B.device)[None]
+        span = Span(
+            query_positions=new.positions_BT,
+            key_positions=slots if plain else self._position_BL[:, :n_slots],
+            query_document=new.document_BT,
+            key_document=None if self._document_BL is None else self._document_BL[:, :n_slots],
+            key_valid=None if plain else slots < self.length_B[:, None],
+            aligned=plain and self._before == 0,
+            newest=plain and new.positions_BT.shape[1] == 1,
+        )
+        return Placement(self._ordinals_BT, False, n_slots, span)
+
+    def _placed(self, capacity: int) -> Placement:
+        new = self._layout
+        assert new.positions_BT is not None
+        n_tokens = self._ordinals_BT.shape[1]
+        before = n_tokens > 1
+        kept = (self._ordinals_BT >= self.length_B[:, None] - capacity) & (self._ordinals_BT < self.max_length)
+        slots_BT = torch.where(kept, self._ordinals_BT % capacity, capacity)
+        n_slots = min(capacity, self._before if before else self._filled)
+        # After `last + 1` tokens, slot s holds the latest ordinal that is s modulo the capacity.
+        length = (
+            self.length_B - (new.valid_BT.sum(1) if new.valid_BT is not None else n_tokens) if before else self.length_B
+        )
+        last = (length - 1)[:, None]
+        ordinals = last - (last - torch.arange(n_slots, device=last.device)[None]) % capacity
+        valid = ordinals >= 0
+        ordinals = ordinals.clamp(min=0)
+        positions = self._position_BL.gather(1, ordinals)
+        document = None if self._document_BL is None else self._document_BL.gather(1, ordinals)
+        if before:
+            new_valid = (
+                new.valid_BT if new.valid_BT is not None else torch.ones_like(self._ordinals_BT, dtype=torch.bool)
+            )
+            positions = torch.cat([positions, new.positions_BT.expand_as(self._ordinals_BT)], 1)
+            valid = torch.cat([valid, new_valid], 1)
+            if document is not None:
+                assert new.document_BT is not None
+                document = torch.cat([document, new.document_BT], 1)
+        plain_prefill = self._uniform and self._before == 0
+        span = Span(
+            query_positions=new.positions_BT,
+            key_positions=new.positions_BT if plain_prefill else positions,
+            query_document=new.document_BT,
+            key_document=document,
+            key_valid=None if self._uniform else valid,
+            aligned=plain_prefill,
+            newest=self._uniform and n_tokens == 1,
+        )
+        return Placement(slots_BT, before, n_slots, span)
+
+    def select(self, rows: Tensor | Sequence[int]) -> None:
+        """Keep these rows of the batch, in this order; a row may be named several times."""
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.length_B.device)
+        self.length_B = self.length_B[index]
+        self._position_BL = self._position_BL[index]
+        self._document_BL = None if self._document_BL is None else self._document_BL[index]
+        self._each(lambda memory: memory.select(index))
+
+    def rewind(self, n_tokens: int | Tensor) -> None:
+        """Forget the last `n_tokens` tokens of every row, or of each row its own number [B].
+
+        Raises:
+            ValueError: when it is more than `max_rewind`, for which ring buffers were made, or than was seen.
+        """
+        steps = torch.as_tensor(n_tokens, device=self.length_B.device).expand_as(self.length_B)
+        most = int(steps.max())
+        if most > self.max_rewind or int(steps.min()) < 0:
+            raise ValueError(
+                f"rewind({most}): the state takes back 0 to {self.max_rewind} tokens; make it with a larger max_rewind."
+            )
+        if bool((steps > self.length_B).any()):
+            raise ValueError(f"rewind({most}): a row holds only {int(self.length_B.min())} tokens.")
+        self.length_B = self.length_B - steps
+        if isinstance(n_tokens, int):
+            self._filled -= n_tokens
+        else:
+            self._uniform = False
+        self._each(lambda memory: memory.rewind(steps))
+
+    def _each(self, action: Callable[[Memory], None]) -> None:
+        for layer in self.layers:
+            for memory in layer:
+                if memory is not None:
+                    action(memory)

@@ -1,0 +1,44 @@
+"""What every sublayer is: (x, context, memory) → (y, report)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sublayer.model.layout import Layout, Span
+from sublayer.model.position.base import Position
+from sublayer.model.report import Report
+from sublayer.model.state import Memory, State
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the sublayers of one layer are told in one forward pass.
+
+    Attributes:
+        layout: of the tokens given, resolved (it has positions).
+        span: all of these tokens as queries and keys; an attention with a memory takes its span from there instead.
+        position: the layer's position encoding.
+        state: the decoding state, when decoding.
+        want: what to return in the report beside losses and counts: "attention" for attention weights.
+    """
+
+    layout: Layout
+    span: Span
+    position: Position
+    state: State | None = None
+    want: frozenset[str] = frozenset()
+
+
+class Sublayer(nn.Module):
+    """One box of the stack.  Shapes: B batch, T tokens, D d_model."""
+
+    def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
+        """The box's output [B, T, D], and what it tells beside it."""
+        raise NotImplementedError
+
+    def new_memory(
+        self, batch_size: int, max_length: int, max_rewind: int, device: torch.device, dtype: torch.dtype
+    ) -> Memory | None:
+        """What the box must remember while decoding; None when each token stands alone."""
+        return None

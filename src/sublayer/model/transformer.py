@@ -1,0 +1,189 @@
+"""The Transformer.
+
+Shapes: B batch, T tokens, D d_model, V vocabulary.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sublayer.errors import ConfigError
+from sublayer.model.block import Block
+from sublayer.model.config import ModelConfig
+from sublayer.model.embedding import OutputHead, TokenEmbedding
+from sublayer.model.initialise import initialise
+from sublayer.model.layout import Layout, Span
+from sublayer.model.loss import cross_entropy
+from sublayer.model.report import EMPTY, Report
+from sublayer.model.state import State
+from sublayer.model.sublayer import Context
+
+WANTED = frozenset({"attention", "logits"})
+"""What `want` may name."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        logits: [B, T, V]; None when targets were given and `want` does not name "logits".
+        loss: the training loss, with targets: the sum of `losses`.
+        losses: its terms by name: `cross_entropy` (mean nats a scored token) and the sublayers' auxiliary ones.
+        report: what the sublayers tell, by layer.
+    """
+
+    logits: Tensor | None = None
+    loss: Tensor | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
+    report: Report = EMPTY
+
+
+pytree.register_dataclass(Output)
+
+
+class Transformer(nn.Module):
+    """A stack of `x + Sublayer(Norm(x))`, as its config names it.
+
+    Args:
+        config: every choice; `vocab_size` must be given.
+        seed: of the initial values, each tensor drawn from (seed, its own name).
+
+    Raises:
+        ConfigError: when `vocab_size` is left out.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        if config.vocab_size is None:
+            raise ConfigError("vocab_size: is required to build a model; in a run it comes from the tokenizer.")
+        self.config = config
+        shape, layers = config.shape, config.resolve()
+        # The values that torch's constructors draw are replaced below; the caller's generator stays untouched.
+        with torch.random.fork_rng(devices=[]):
+            # Layers that choose the same position for like attentions share one module.
+            needs = [(layer.position, layer.attention.d_rotated(), layer.attention.n_score_heads()) for layer in layers]
+            distinct = list(dict.fromkeys(needs))
+            self._position_of = [distinct.index(need) for need in needs]
+            self.positions = nn.ModuleList(
+                layers[needs.index(need)].position.build(shape, layers[needs.index(need)].attention)
+                for need in distinct
+            )
+            std = config.initialisation.embedding_std
+            self.embedding = TokenEmbedding(config.vocab_size, layers[0].position.d_token(shape), std)
+            self.blocks = nn.ModuleList(Block(layer, shape, number) for number, layer in enumerate(layers))
+            self.final_norm = layers[-1].norm.build(shape.d_model) if layers[-1].residual.final_norm else None
+            self.head = (
+                None
+                if config.tied_embeddings
+                else OutputHead(config.vocab_size, shape.d_model, shape.std(shape.d_model))
+            )
+        if not self.embedding.weight.is_meta:
+            initialise(self, seed)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        layout: Layout | None = None,
+        *,
+        state: State | None = None,
+        targets: Tensor | None = None,
+        want: Iterable[str] = (),
+    ) -> Output:
+        """Logits, or with targets the loss.
+
+        Args:
+            tokens_BT: token ids (int64).
+            layout: positions, documents and padding; left out, a plain batch.
+            state: a decoding state from `init_state`; the tokens go on from what it holds, and it takes them in.
+            targets: [B, T] the token to predict at each place, −100 where none is.  The loss is computed in chunks and
+                the logits are not kept.
+            want: "attention" for attention weights in the report; "logits" for logits beside the loss.
+
+        Raises:
+            ValueError: when the layout does not fit the tokens, or the state is full.
+        """
+        wanted = frozenset(want)
+        if not wanted <= WANTED:
+            raise ValueError(f"want: {sorted(wanted - WANTED)} cannot be returned; choose from {sorted(WANTED)}.")
+        layout = layout or Layout()
+        layout.check(tokens_BT)
+        plain = layout.plain
+        n_tokens = tokens_BT.shape[1]
+        if state is None:
+            layout = layout.resolved(n_tokens, tokens_BT.device)
+        else:
+            layout = state.advance(layout, n_tokens)
+
+        position = self.positions[0]
+        x_BTD = position.embed(self.embedding(tokens_BT), layout)
+        x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
+        context = Context(layout, Span.within(layout, plain), position, state, wanted - {"logits"})
+        report = EMPTY
+        for number, block in enumerate(self.blocks):
+            at_layer = replace(context, position=self.positions[self._position_of[number]])
+            x_BTD, told = block(x_BTD, at_layer, None if state is None else state.layers[number])
+            if told is not EMPTY:
+                report = report + told.under(f"layers.{number}")
+        if self.final_norm is not None:
+            x_BTD = self.final_norm(x_BTD)
+
+        weight_VD = self.embedding.weight if self.head is None else self.head.weight
+        logits = F.linear(x_BTD, weight_VD).float() if targets is None or "logits" in wanted else None
+        if targets is None:
+            return Output(logits, report=report)
+        losses = {"cross_entropy": cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets.flatten()), **report.losses}
+        return Output(logits, torch.stack(list(losses.values())).sum(), losses, report)
+
+    def init_state(
+        self,
+        batch_size: int,
+        max_length: int | None = None,
+        *,
+        max_rewind: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """An empty decoding state for `forward(…, state=…)`.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens that a row can hold; left out, the config's.
+            max_rewind: how many tokens `state.rewind` can take back.
+            dtype: of the caches; left out, the dtype that products run in.
+
+        Raises:
+            ValueError: for an encoder, which has no decoding, and when the parts cannot decode that far exactly.
+        """
+        if self.config.stack != "decoder":
+            raise ValueError(f"stack: an {self.config.stack} does not decode, so it has no decoding state.")
+        max_length = max_length or self.config.max_length
+        exact = self.config.cache_exact()
+        if exact.length is not None and max_length > exact.length:
+            raise ValueError(
+                f"max_length is {max_length}, but the model's positions end at {exact.length}; ask for no more."
+            )
+        if dtype is None:
+            kind = self.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.embedding.weight.dtype
+        layers = [
+            block.new_memories(batch_size, max_length, max_rewind, self.device, dtype) for block in self._blocks()
+        ]
+        return State(batch_size, max_length, max_rewind, layers, self.device)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def n_parameters(self, embeddings: bool = True) -> int:
+        """How many numbers are trained; without `embeddings`, less the token embedding (and output matrix)."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        if embeddings:
+            return total
+        return total - self.embedding.weight.numel() - (0 if self.head is None else self.head.weight.numel())
