@@ -1,0 +1,39 @@
+"""Sources to tokens to packed batches.
+
+`prepare(DataConfig(...))` gives a `Corpus`.  Names are imported when first used, so that reading a config does not wait
+for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sublayer.data.config import DataConfig as DataConfig
+    from sublayer.data.corpus import Corpus as Corpus
+    from sublayer.data.corpus import prepare as prepare
+    from sublayer.data.document import Document as Document
+    from sublayer.data.packing import Batch as Batch
+    from sublayer.data.sources import SourceConfig as SourceConfig
+    from sublayer.data.tokenizer import Tokenizer as Tokenizer
+    from sublayer.data.tokenizer import TokenizerConfig as TokenizerConfig
+
+_HOMES = {
+    "Batch": "packing",
+    "Corpus": "corpus",
+    "DataConfig": "config",
+    "Document": "document",
+    "SourceConfig": "sources",
+    "Tokenizer": "tokenizer",
+    "TokenizerConfig": "tokenizer",
+    "prepare": "corpus",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"sublayer.data.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'sublayer.data' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

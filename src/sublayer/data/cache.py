@@ -1,0 +1,108 @@
+"""Where built tokens are kept, and under which key."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sublayer.data.build import Progress, build
+from sublayer.data.config import DataConfig
+from sublayer.data.shards import FORMAT, Shards
+from sublayer.errors import DataError, RunError
+from sublayer.files import explain, remove, written_aside
+
+try:
+    import fcntl
+except ImportError:  # not on Windows; two builders then do the work twice, and both still end well
+    fcntl = None  # type: ignore[assignment]
+
+
+def cache_directory() -> Path:
+    """`$SUBLAYER_CACHE`, or `sublayer` in `$XDG_CACHE_HOME`, or `~/.cache/sublayer`."""
+    if named := os.environ.get("SUBLAYER_CACHE"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "sublayer"
+
+
+def content_key(config: DataConfig, fingerprints: list[str]) -> str:
+    """A hash of all that decides the tokens: sources and their content, tokenizer, split, and this format.
+
+    How tokens become rows (`sequence_length`, `isolate_documents`) and how often a source is drawn from (`weight`) are
+    not part of it: they are decided when rows are read.
+    """
+    tree = config.tree()
+    for source in [*tree["sources"], *tree["validation"]]:
+        del source["weight"]
+    decides = {
+        "format": FORMAT,
+        "sources": tree["sources"],
+        "validation": tree["validation"],
+        "fingerprints": fingerprints,
+        "validation_share": tree["validation_share"],
+        "tokenizer": [tree["tokenizer"], config.tokenizer.fingerprint()],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def open_or_build(config: DataConfig, cache: Path, progress: Progress) -> tuple[str, Shards]:
+    """The content key of `config` and its shards, built where they are missing or damaged.
+
+    Raises:
+        DataError: when a source or tokenizer cannot be read.
+        RunError: when the cache cannot be written.
+    """
+    fingerprints = [source.fingerprint() for source in (*config.sources, *config.validation)]
+    key = content_key(config, fingerprints)
+    directory = cache / "data" / key
+    with _lock(directory):
+        shards = _opened(directory)
+        if shards is None:
+            try:
+                with written_aside(directory) as aside:
+                    build(config, fingerprints, aside, progress)
+            except RunError:
+                # Where locks do not hold, another process may just have put its own, equal one there.
+                shards = _opened(directory)
+                if shards is None:
+                    raise
+            else:
+                shards = Shards(directory)
+    return key, shards
+
+
+def _opened(directory: Path) -> Shards | None:
+    """The shards, or None when they are missing or damaged and so must be built."""
+    try:
+        return Shards(directory)
+    except DataError:
+        return None
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Held by one process at a time, and let go when that process ends, however it ends."""
+    path = directory.with_name(f"{directory.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise RunError(explain(error, path)) from error
+    with file:
+        if _locked(file.fileno()):
+            # No other process is building this, so what lies half-written was left by one that was killed.
+            for leftover in directory.parent.glob(f".{directory.name}.*"):
+                remove(leftover)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:  # some network file systems have no locks
+        return False
+    return True

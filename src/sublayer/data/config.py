@@ -1,0 +1,52 @@
+"""What to train on: sources, tokenizer, and how tokens become rows."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from sublayer.config import Config, Count, Share
+from sublayer.data.sources import SOURCES, EmbeddedConfig, SourceConfig
+from sublayer.data.tokenizer import TOKENIZERS, BpeConfig, TokenizerConfig
+
+
+def _in_a_list(value: Any) -> Any:
+    # `sources: embedded` and `sources: {kind: text, …}` mean a list of one.
+    return (value,) if isinstance(value, str | Mapping | SourceConfig) else value
+
+
+Sources = Annotated[tuple[Annotated[SourceConfig, SOURCES.choice()], ...], BeforeValidator(_in_a_list)]
+
+
+class DataConfig(Config):
+    """Data for training and validation.
+
+    Attributes:
+        sources: what to train on; each has a share of the training by its weight.
+        validation: what to validate on; left out, a part of the sources that training never sees.
+        validation_share: how large that held-out part is.
+        tokenizer: learnt from the training side, or given.
+        sequence_length: T, tokens a row.
+        isolate_documents: documents in the same row do not see one another and count positions from their own start;
+            if not, a row is read as one document.
+    """
+
+    sources: Annotated[Sources, Field(min_length=1)] = (EmbeddedConfig(),)
+    validation: Sources = ()
+    validation_share: Annotated[Share, Field(gt=0, le=0.5)] = 0.05
+    tokenizer: Annotated[TokenizerConfig, TOKENIZERS.choice()] = BpeConfig()
+    sequence_length: Count = 256
+    isolate_documents: bool = True
+
+    @model_validator(mode="after")
+    def _refuse_what_would_be_ignored(self) -> Self:
+        if self.validation and self.validation_share != type(self).model_fields["validation_share"].default:
+            raise ValueError(
+                "validation_share has no effect where validation names its own sources; leave one of the two out"
+            )
+        for number, source in enumerate(self.validation):
+            if source.weight != 1.0:
+                raise ValueError(
+                    f"validation[{number}].weight has no effect (each domain is read once in full); leave it out"
+                )
+        return self

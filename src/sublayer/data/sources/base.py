@@ -1,0 +1,39 @@
+"""The base of every source of text."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from sublayer.config import Positive
+from sublayer.data.document import Document
+from sublayer.registry import PartConfig, Registry
+
+SOURCES: "Registry[SourceConfig]" = Registry("source")
+
+
+class SourceConfig(PartConfig):
+    """A source of documents.
+
+    Attributes:
+        weight: how much of training comes from this source, as a share: its weight over the sum of all weights.
+    """
+
+    registry: ClassVar[Registry[Any]] = SOURCES
+
+    weight: Positive = 1.0
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
+        """Every document, always in the same order.
+
+        Raises:
+            DataError: when there is nothing to read, or something cannot be read.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A text that changes whenever `documents` would yield something else.
+
+        Raises:
+            DataError: when there is nothing to read.
+        """

@@ -1,0 +1,35 @@
+"""The base of every way to come by a tokenizer."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from sublayer.data.tokenizer.runtime import Tokenizer
+from sublayer.registry import PartConfig, Registry
+
+TOKENIZERS: "Registry[TokenizerConfig]" = Registry("tokenizer")
+
+
+class TokenizerConfig(PartConfig):
+    """A tokenizer, named; `build` makes it."""
+
+    registry: ClassVar[Registry[Any]] = TOKENIZERS
+
+    @abstractmethod
+    def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+        """Make the tokenizer.
+
+        Args:
+            texts: gives the training side's text, in parts; called only by a tokenizer that learns.
+
+        Raises:
+            DataError: when the tokenizer cannot be read or learnt.
+        """
+
+    def fingerprint(self) -> str:
+        """A text that changes whenever the same options would give another tokenizer for the same texts.
+
+        Raises:
+            DataError: when the tokenizer is read from a file that is not there.
+        """
+        return ""

@@ -1,0 +1,42 @@
+"""A tokenizer that exists already."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sublayer.data.tokenizer.base import TOKENIZERS, TokenizerConfig
+from sublayer.data.tokenizer.runtime import Tokenizer
+from sublayer.errors import DataError
+
+
+@TOKENIZERS.register
+class FileConfig(TokenizerConfig):
+    """An existing byte-level `tokenizer.json`, as Hugging Face models carry.
+
+    Attributes:
+        path: the file, or a directory that holds it.
+        end: its token that begins every document; left out, the `eos_token` that `tokenizer_config.json` beside it
+            names, or else `<|endoftext|>`.
+    """
+
+    kind: Literal["file"] = "file"
+    path: str = Field(min_length=1)
+    end: str | None = None
+
+    def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
+        return Tokenizer.load(self._path(), self.end)
+
+    def fingerprint(self) -> str:
+        path = self._path()
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise DataError(f"data.tokenizer.path: there is no tokenizer at {file}; name a tokenizer.json that exists.")
+        beside = file.with_name("tokenizer_config.json")
+        contents = [part.read_bytes() for part in (file, beside) if part.is_file()]
+        return " ".join(hashlib.sha256(content).hexdigest() for content in contents)
+
+    def _path(self) -> Path:
+        return Path(self.path).expanduser()

@@ -1,0 +1,172 @@
+"""The one tokenizer class at run time: a byte-level `tokenizers.Tokenizer`, exact in bytes both ways."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from sublayer.data.tokenizer.alphabet import BYTE, END
+from sublayer.data.tokenizer.stream import Stream
+from sublayer.errors import DataError
+
+
+class Tokenizer:
+    """Text to token ids and back, without loss for any Unicode text.
+
+    Text is never read as special tokens: the letters `<|endoftext|>` in a document are letters.
+
+    Args:
+        core: a byte-level tokenizer.
+        end: the special token that begins every document.
+        settings: what `tokenizer_config.json` holds beside it, kept when saving.
+
+    Attributes:
+        vocab_size: V, one more than the largest id.
+        end_id: the id of the special token that begins a document and ends the one before.
+        bytes_per_token: [V] int64, the bytes of text each id stands for; 0 for special tokens and unused ids.
+
+    Raises:
+        DataError: when `core` is not byte-level or has no token `end`.
+    """
+
+    def __init__(self, core: tokenizers.Tokenizer, end: str = END, settings: dict[str, Any] | None = None) -> None:
+        if not _is_byte_level(core):
+            raise DataError(
+                "the tokenizer is not byte-level, so text would not come back as it was; "
+                "use a byte-level BPE one (as of GPT-2, Llama 3 or Qwen), or {kind: bpe} to learn one from your text."
+            )
+        end_id = core.token_to_id(end)
+        if end_id is None:
+            raise DataError(f"the tokenizer has no token '{end}' to set documents apart; name one that it has.")
+        core.encode_special_tokens = True  # not kept in tokenizer.json, so set on every one
+        core.no_padding()
+        core.no_truncation()
+        self._core = core
+        self._settings = dict(settings or {})
+        self.end = end
+        self.end_id: int = end_id
+        self._bytes = _token_bytes(core)
+        self.vocab_size = len(self._bytes)
+        self.bytes_per_token: NDArray[np.int64] = np.array([len(text) for text in self._bytes], dtype=np.int64)
+
+    def encode(self, text: str, start: bool = True) -> list[int]:
+        """The ids of one text.
+
+        Args:
+            text: any text.
+            start: put the token that begins a document in front.
+
+        Raises:
+            DataError: when `text` holds half a character (a lone surrogate), which no UTF-8 text does.
+        """
+        return self.encode_batch([text], start)[0]
+
+    def encode_batch(self, texts: Sequence[str], start: bool = True) -> list[list[int]]:
+        """`encode` for several texts at once, on all cores."""
+        for text in texts:
+            _refuse_surrogates(text)
+        head = [self.end_id] if start else []
+        return [head + encoding.ids for encoding in self._core.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens are left out, and bytes that are no character read as U+FFFD."""
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`, which may begin or end inside a character; special tokens are left out."""
+        return b"".join([self._bytes[index] for index in ids])
+
+    def stream(self) -> Stream:
+        """A decoder to feed one id at a time, which never gives out half a character."""
+        return Stream(self._bytes)
+
+    def save(self, directory: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face's AutoTokenizer reads them."""
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.end,
+            "eos_token": self.end,
+            "clean_up_tokenization_spaces": False,
+        } | self._settings
+        (directory / "tokenizer.json").write_text(self._core.to_str(pretty=True), encoding="utf-8")
+        (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path, end: str | None = None) -> "Tokenizer":
+        """Read a tokenizer.
+
+        Args:
+            path: a `tokenizer.json`, or a directory that holds one.
+            end: the token that begins every document; left out, the one `tokenizer_config.json` names as
+                `eos_token`, or else `<|endoftext|>`.
+
+        Raises:
+            DataError: when a file is missing or damaged, the tokenizer is not byte-level, or has no token `end`.
+        """
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise DataError(
+                f"there is no tokenizer at {file}; name a tokenizer.json or a directory with one."
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"the tokenizer {file} could not be read ({error}); copy it anew.") from None
+        try:
+            core = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception for a damaged file
+            raise DataError(f"{file} is damaged or no tokenizer ({error}); copy it anew or name another.") from None
+        settings = _settings(file.with_name("tokenizer_config.json"))
+        named = settings.get("eos_token")
+        named = named.get("content") if isinstance(named, dict) else named
+        try:
+            return cls(core, end or named or END, settings)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is damaged ({error}); copy it anew.") from None
+    if not isinstance(settings, dict):
+        raise DataError(f"{file} is damaged (it holds no mapping); copy it anew.")
+    return settings
+
+
+def _is_byte_level(core: tokenizers.Tokenizer) -> bool:
+    # The library shows neither the parts of a sequence nor their options, but its JSON does.
+    decoder = json.loads(core.to_str())["decoder"] or {}
+    parts = decoder.get("decoders", [decoder])
+    return [part.get("type") for part in parts] == ["ByteLevel"]
+
+
+def _token_bytes(core: tokenizers.Tokenizer) -> list[bytes]:
+    """The bytes of every id: added tokens are written as they are, all others in the byte alphabet."""
+    vocabulary = core.get_vocab(with_added_tokens=True)
+    added = core.get_added_tokens_decoder()
+    table = [b""] * (1 + max(vocabulary.values()))
+    for token, index in vocabulary.items():
+        if index not in added:
+            table[index] = bytes(BYTE[character] for character in token if character in BYTE)
+        elif not added[index].special:
+            table[index] = token.encode()
+    return table
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text holds half a character at position {error.start} (a lone surrogate), "
+            "which is no Unicode text; remove it or decode the text with the right encoding."
+        ) from None
