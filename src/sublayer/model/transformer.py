@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D d_model, V vocabulary.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 import torch.utils._pytree as pytree
@@ -18,6 +19,7 @@ from sublayer.model.embedding import OutputHead, TokenEmbedding
 from sublayer.model.initialise import initialise
 from sublayer.model.layout import Layout, Span
 from sublayer.model.loss import cross_entropy
+from sublayer.model.position import Position
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import State
 from sublayer.model.sublayer import Context
@@ -123,13 +125,13 @@ class Transformer(nn.Module):
         else:
             layout = state.advance(layout, n_tokens)
 
-        position = self.positions[0]
-        x_BTD = position.embed(self.embedding(tokens_BT), layout)
+        positions = cast(list[Position], list(self.positions))
+        x_BTD = positions[0].embed(self.embedding(tokens_BT), layout)
         x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        context = Context(layout, Span.within(layout, plain), position, state, wanted - {"logits"})
+        context = Context(layout, Span.within(layout, plain), positions[0], state, wanted - {"logits"})
         report = EMPTY
         for number, block in enumerate(self.blocks):
-            at_layer = replace(context, position=self.positions[self._position_of[number]])
+            at_layer = replace(context, position=positions[self._position_of[number]])
             x_BTD, told = block(x_BTD, at_layer, None if state is None else state.layers[number])
             if told is not EMPTY:
                 report = report + told.under(f"layers.{number}")
@@ -174,12 +176,10 @@ class Transformer(nn.Module):
             kind = self.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.embedding.weight.dtype
         layers = [
-            block.new_memories(batch_size, max_length, max_rewind, self.device, dtype) for block in self._blocks()
+            block.new_memories(batch_size, max_length, max_rewind, self.device, dtype)
+            for block in cast(list[Block], list(self.blocks))
         ]
         return State(batch_size, max_length, max_rewind, layers, self.device)
-
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
 
     def n_parameters(self, embeddings: bool = True) -> int:
         """How many numbers are trained; without `embeddings`, less the token embedding (and output matrix)."""
