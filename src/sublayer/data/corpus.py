@@ -129,14 +129,21 @@ class Corpus:
         """The training streams, [N] each, mapped from disk."""
         return [self._tokens[stream.file] for stream in self._training]
 
-    def training_text(self, domain: str) -> Iterator[bytes]:
+    def training_text(self, domain: str, last_bytes: int | None = None) -> Iterator[bytes]:
         """The UTF-8 text of a domain's training side, in pieces.
+
+        Args:
+            domain: one with a training side.
+            last_bytes: begin so late that about this many bytes are left, and not fewer where there are more.
 
         Raises:
             DataError: when there is no such domain on that side.
         """
-        for stream in self._streams(domain, "training"):
-            yield from self._shards.text(stream)
+        streams = self._streams(domain, "training")
+        after = sum(stream.bytes for stream in streams)
+        for stream in streams:
+            after -= stream.bytes
+            yield from self._shards.text(stream, None if last_bytes is None else last_bytes - after)
 
     def validation_text(self, domain: str) -> Iterator[bytes]:
         """The UTF-8 text of a domain's validation side, in pieces.

@@ -63,7 +63,7 @@ def packed(stretches: list[Tokens], length: int, end_id: int, isolate_documents:
     valid_BT = None
     if size_B.min() <= length:
         valid = np.arange(length) < size_B[:, None] - 1
-        targets_BT[~valid] = NOT_SCORED
+        tokens_BT[~valid], targets_BT[~valid] = end_id, NOT_SCORED
         valid_BT = torch.from_numpy(valid)
     positions_BT = document_BT = None
     if isolate_documents:

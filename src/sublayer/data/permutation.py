@@ -32,17 +32,17 @@ def permuted(values_N: NDArray[np.int64], size: int, key_N: Words) -> NDArray[np
     Args:
         values_N: integers from 0 to size−1.
         size: how many integers the permutation is of, from 1 to 2⁶².
-        key_N: a key for each value; values with equal keys go through the same permutation.
+        key_N: a key for each value, or one for all; values with equal keys go through the same permutation.
     """
     half = np.uint64((max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << int(half)) - 1)
-    keys_RN = [mixed(number, key_N) for number in range(ROUNDS)]
+    keys_RN = [np.broadcast_to(mixed(number, key_N), values_N.shape) for number in range(ROUNDS)]
     result_N = values_N.astype(np.uint64)
     outside_N = np.arange(len(result_N))
-    while len(outside_N):  # at most a quarter of the network's integers lie inside, so a few turns are enough
+    while len(outside_N):  # at least a quarter of the network's integers lie inside, so a few turns are enough
         left, right = result_N[outside_N] >> half, result_N[outside_N] & mask
-        for key in keys_RN:
-            left, right = right, left ^ (mixed(key[outside_N], right) & mask)
+        for key_N in keys_RN:
+            left, right = right, left ^ (mixed(key_N[outside_N], right) & mask)
         result_N[outside_N] = (left << half) | right
         outside_N = outside_N[result_N[outside_N] >= size]
     return result_N.astype(np.int64)

@@ -20,6 +20,9 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
+PIECE = 1 << 16
+"""Tokens turned back to text at once."""
+
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 
@@ -137,11 +140,22 @@ class Shards:
         mapped_N = np.memmap(self.directory / stream.file, dtype=self._dtype, mode="r")
         return mapped_N.view(np.ndarray)  # slices of a memmap carry its bookkeeping along, which costs time
 
-    def text(self, stream: TokenStream) -> Iterator[bytes]:
-        """The text of a stream in pieces, without the tokens between documents."""
+    def text(self, stream: TokenStream, last_bytes: int | None = None) -> Iterator[bytes]:
+        """The text of a stream in pieces, without the tokens between documents.
+
+        Args:
+            stream: one of `streams`.
+            last_bytes: begin at the last piece that leaves this many bytes; nothing where that is none.
+        """
         tokens_N = self.tokens(stream)
-        for begin in range(0, stream.tokens, 1 << 16):
-            yield self.tokenizer.decode_bytes(tokens_N[begin : begin + (1 << 16)].tolist())
+        begin = 0
+        if last_bytes is not None:
+            begin, left = stream.tokens, last_bytes
+            while begin > 0 and left > 0:
+                begin, end = max(0, begin - PIECE), begin
+                left -= int(self.tokenizer.bytes_per_token[tokens_N[begin:end]].sum())
+        for first in range(begin, stream.tokens, PIECE):
+            yield self.tokenizer.decode_bytes(tokens_N[first : first + PIECE].tolist())
 
 
 def _dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:

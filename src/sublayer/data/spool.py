@@ -3,6 +3,7 @@
 A source is read a single time, whatever its size, and only pieces of it are in memory at once.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from sublayer.errors import DataError
 
 PIECE = 1 << 18
 """Bytes of text handed to the tokenizer at once."""
+
+_WORD_ENDS = re.compile(rb"[0-9A-Za-z](?=[ \n])")
+_LINE_ENDS = re.compile(rb"\S(?=\n)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,8 @@ class Spool:
     def read(self, begin: int, end: int) -> Iterator[str]:
         """The text from one byte to another, in pieces.
 
-        Pieces are cut between a letter or digit and a line's end, where the usual pre-tokenizers cut as well, so the
-        tokens are those of the whole text.
+        Pieces are cut between a word and the space or line end after it, where the usual pre-tokenizers cut as well,
+        so the tokens are those of the whole text.
         """
         with self.path.open("rb") as file:
             file.seek(begin)
@@ -110,14 +114,11 @@ class Spool:
 
 
 def _cut(content: bytes) -> int:
-    """Where to end a piece: after a letter or digit and before the line end that follows it, as late as possible."""
-    at = len(content)
-    for _ in range(1000):
-        at = content.rfind(b"\n", 1, at)
-        if at < 0:
-            break
-        if content[at - 1 : at].isalnum():
-            return at
+    """Where to end a piece: after a word, as late as possible."""
+    for place in (_WORD_ENDS, _LINE_ENDS):
+        ends = [match.end() for match in place.finditer(content, max(0, len(content) - 4096))]
+        if ends:
+            return ends[-1]
     # Text without such a place is cut at a character, which can cost a token more than the whole text has.
     at = len(content) - 1
     while at > 1 and _is_inside(content[at]):
