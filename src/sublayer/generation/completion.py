@@ -1,0 +1,125 @@
+"""Prompts to completions."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, overload
+
+from torch import nn
+
+from sublayer.data import Tokenizer
+from sublayer.generation.config import GenerationConfig
+from sublayer.generation.decoding import Reason, decode
+from sublayer.generation.sampling import row_seeds
+from sublayer.model import Transformer
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model made of a prompt; as a string, the prompt and what follows it.
+
+    Attributes:
+        prompt: as it was given.
+        text: what follows it, up to the end or the stop string.
+        token_ids: every token drawn: with reason "end" the last is the end token, with "stop" the last hold the stop
+            string.
+        reason: why the text ends: "end" (the model ended it), "stop" (a stop string came), "length" (max_tokens, or the
+            last position the model has).
+        seed: the prompt alone with this seed gives this text again.
+    """
+
+    prompt: str
+    text: str
+    token_ids: tuple[int, ...]
+    reason: Reason
+    seed: int
+
+    def __str__(self) -> str:
+        return self.prompt + self.text
+
+
+@overload
+def generate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerationConfig | None = None,
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    **options: Any,
+) -> Completion: ...
+@overload
+def generate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: Sequence[str],
+    config: GenerationConfig | None = None,
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    **options: Any,
+) -> list[Completion]: ...
+def generate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[str],
+    config: GenerationConfig | None = None,
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    **options: Any,
+) -> Completion | list[Completion]:
+    """Go on from a prompt, or from several at once, on the device that the model is on.
+
+    A prompt gives the same text in any batch and alone: row 0 draws with the given seed, every further row with one of
+    its own that follows from it, and each completion names the seed that repeats it alone.
+
+    Args:
+        model: a decoder; put in evaluation mode for the while.
+        tokenizer: the model's.
+        prompt: a text, or a sequence of them; an empty one asks for a document from its beginning.
+        config: how text is drawn; left out, the defaults.
+        on_text: told (row, text) whenever a row has more text: whole characters, nothing of a stop string.  What it is
+            told of a row joins to the completion's text.
+        options: fields of GenerationConfig, over those of `config`.
+
+    Returns:
+        a Completion for a text; a list of them, in order, for a sequence.
+
+    Raises:
+        ConfigError: when an option is refused, or the model is an encoder or cannot be decoded token by token.
+        DataError: when a prompt is longer than the model's positions or is no Unicode text, or the tokenizer is not
+            the model's.
+        RunError: when the model's logits are not finite numbers.
+    """
+    if config is None or options:
+        config = GenerationConfig(**({} if config is None else config.model_dump(exclude_unset=True)) | options)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    seeds = row_seeds(secrets.randbits(32) if config.seed is None else config.seed, len(prompts))
+    texts: list[list[str]] = [[] for _ in prompts]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    reasons: dict[int, Reason] = {}
+    with _evaluating(model):
+        for event in decode(model, tokenizer, tokenizer.encode_batch(prompts), config, seeds):
+            tokens[event.row].append(event.token)
+            texts[event.row].append(event.text)
+            if event.reason is not None:
+                reasons[event.row] = event.reason
+            if event.text and on_text is not None:
+                on_text(event.row, event.text)
+    completions = [
+        Completion(prompts[row], "".join(texts[row]), tuple(tokens[row]), reasons[row], seeds[row])
+        for row in range(len(prompts))
+    ]
+    return completions[0] if isinstance(prompt, str) else completions
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each module in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,96 @@
+"""From logits to the next tokens: pure functions, in float32 with sums in float64.
+
+The order, and why:
+
+1. The repetition penalty changes the logits, because it is defined on them.
+2. The temperature makes them the distribution that is drawn from.
+3. Top-k, top-p and min-p each cut the tail of that one distribution.  All three keep the first tokens of the same
+   ranking, so together they keep the shortest of their three lists, in whatever order they are applied; none sees a
+   distribution that another has made taller by cutting, so each means the same alone and in company.
+4. What is kept is drawn from in proportion.
+
+A token is drawn by one uniform number from its row's own generator: neither the other rows of the batch nor the device
+changes what a seed gives.
+
+Shapes: B rows, V vocabulary.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sublayer.generation.config import GenerationConfig
+
+
+def row_seeds(seed: int, n_rows: int) -> list[int]:
+    """The seed of each row of a batch: row 0 has the batch's, every other one drawn from (seed, row).
+
+    So a prompt alone, with the seed that its row had, gives what it gave in the batch.
+    """
+    drawn = [int(np.random.SeedSequence([seed, row]).generate_state(1)[0]) for row in range(1, n_rows)]
+    return [seed, *drawn][:n_rows]
+
+
+def next_tokens(
+    logits_BV: Tensor, config: GenerationConfig, uniforms: list[float], seen_BV: Tensor | None = None
+) -> Tensor:
+    """One token for each row, [B].
+
+    Args:
+        logits_BV: of the next token.
+        uniforms: a number in [0, 1) for each row; not looked at when the temperature is 0.
+        seen_BV: True at the tokens that the repetition penalty is for; None for none.
+    """
+    logits_BV = logits_BV.float()
+    if seen_BV is not None:
+        logits_BV = penalised(logits_BV, seen_BV, config.repetition_penalty)
+    if config.temperature == 0:
+        return logits_BV.argmax(-1)
+    return drawn(distribution(logits_BV, config), uniforms)
+
+
+def penalised(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
+    """Logits with those of seen tokens made less: a positive one divided by the penalty, a negative one multiplied."""
+    return torch.where(seen_BV, torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)
+
+
+def distribution(logits_BV: Tensor, config: GenerationConfig) -> Tensor:
+    """The probabilities to draw with, [B, V]: 0 for what top-k, top-p and min-p cut, the rest summing to 1.
+
+    Of equally probable tokens at a cut, those with lower ids are kept.  At least one token always is.
+    """
+    # Subtracting the largest first, and no division by 0, let the temperature go as near to 0 as one likes.
+    temperature = max(config.temperature, torch.finfo(torch.float32).tiny)
+    probs_BV = ((logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    top_p = None if config.top_p == 1 else config.top_p  # all of it is no cut, whatever the sum rounds to
+    if config.top_k is None and top_p is None and config.min_p is None:
+        return probs_BV
+    ranked_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+    kept_BV = torch.ones_like(ranked_BV, dtype=torch.bool)
+    if config.top_k is not None:
+        kept_BV[:, config.top_k :] = False
+    if top_p is not None:
+        mass_BV = ranked_BV.to(_wide(ranked_BV)).cumsum(-1)
+        before_BV = F.pad(mass_BV[:, :-1], (1, 0))
+        kept_BV &= before_BV < top_p
+    if config.min_p is not None:
+        kept_BV &= ranked_BV >= config.min_p * ranked_BV[:, :1]
+    ranked_BV = torch.where(kept_BV, ranked_BV, 0)
+    ranked_BV = ranked_BV / ranked_BV.sum(-1, keepdim=True)
+    return torch.zeros_like(probs_BV).scatter_(-1, order_BV, ranked_BV)
+
+
+def drawn(probs_BV: Tensor, uniforms: list[float]) -> Tensor:
+    """A token for each row, [B]: the one in whose share of the cumulated probability the row's uniform number falls."""
+    mass_BV = probs_BV.to(_wide(probs_BV)).cumsum(-1)
+    total_B1 = mass_BV[:, -1:]
+    place_B1 = torch.tensor(uniforms, dtype=mass_BV.dtype, device=mass_BV.device)[:, None] * total_B1
+    # Strictly below the total also where the product rounds up, so that no token of probability 0 is ever taken.
+    place_B1 = torch.minimum(place_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
+    return torch.searchsorted(mass_BV, place_B1, right=True)[:, 0]
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    """The dtype of sums over the vocabulary; Apple's GPUs have no float64."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
