@@ -67,8 +67,14 @@ class Transformer(nn.Module):
         shape, layers = config.shape, config.resolve()
         # The values that torch's constructors draw are replaced below; the caller's generator stays untouched.
         with torch.random.fork_rng(devices=[]):
-            # Layers that choose the same position for like attentions share one module.
-            needs = [(layer.position, layer.attention.d_rotated(), layer.attention.n_score_heads()) for layer in layers]
+            # Layers that choose the same position for like attentions share one module; one that acts on the embeddings
+            # acts once, whatever the attentions are.
+            needs = [
+                (layer.position, 0, 0)
+                if layer.position.embeds
+                else (layer.position, layer.attention.d_rotated(), layer.attention.n_score_heads())
+                for layer in layers
+            ]
             distinct = list(dict.fromkeys(needs))
             self._position_of = [distinct.index(need) for need in needs]
             self.positions = nn.ModuleList(
