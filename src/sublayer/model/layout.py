@@ -25,7 +25,8 @@ class Layout:
     Attributes:
         positions_BT: the position of each token *in its document* (int64, rising along a document).  Left out, they are
             counted from the documents and the padding.
-        document_BT: the document that each token belongs to (int64); tokens of different documents never meet.
+        document_BT: the document that each token belongs to (int64); tokens of different documents never meet.  A
+            document's tokens stand together, and no other document of the row has its number.
         valid_BT: False where a token is padding (bool); padding may stand at either end.
     """
 

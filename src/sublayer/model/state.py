@@ -74,6 +74,8 @@ class State:
         # Known without asking the device: no row is longer, and whether all are equally long and plainly counted.
         self._filled = 0
         self._uniform = True
+        # The length from which each row was last taken back: a ring still holds those tokens' keys.
+        self._furthest_B = self.length_B
         self._placements: dict[tuple[int, bool], Placement] = {}
         self._ordinals_BT = self._position_BL[:, :0]
 
@@ -90,12 +92,14 @@ class State:
         device = self.length_B.device
         if self._filled + n_tokens > self.max_length:
             self._filled = int(self.length_B.max())  # padding and rewinding make the known bound a loose one
-        new = n_tokens if layout.valid_BT is None else int(layout.valid_BT.sum(1).max())
-        if self._filled + new > self.max_length:
-            raise ValueError(
-                f"the state holds {self._filled} tokens and {new} more came, but it has room for {self.max_length}: "
-                "make it with a larger max_length."
-            )
+            new_B = torch.full_like(self.length_B, n_tokens) if layout.valid_BT is None else layout.valid_BT.sum(1)
+            fullest = int((self.length_B + new_B).argmax())
+            held, new = int(self.length_B[fullest]), int(new_B[fullest])
+            if held + new > self.max_length:
+                raise ValueError(
+                    f"the state holds {held} tokens and {new} more came, but it has room for {self.max_length}: "
+                    "make it with a larger max_length."
+                )
         self._placements = {}
         steps = torch.arange(n_tokens, device=device)[None].expand(self.batch_size, -1)
         if layout.valid_BT is None:
@@ -141,8 +145,7 @@ class State:
         assert counted is not None
         if layout.document_BT is None:
             return start + counted
-        goes_on = (layout.document_BT == self._last_document()) & (layout.document_BT == layout.document_BT[:, :1])
-        return torch.where(goes_on, start + counted, counted)
+        return torch.where(layout.document_BT == self._last_document(), start + counted, counted)
 
     def _last_document(self) -> Tensor:
         if self._document_BL is None:
@@ -215,7 +218,7 @@ class State:
     def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows of the batch, in this order; a row may be named several times."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.length_B.device)
-        self.length_B = self.length_B[index]
+        self.length_B, self._furthest_B = self.length_B[index], self._furthest_B[index]
         self._position_BL = self._position_BL[index]
         self._document_BL = None if self._document_BL is None else self._document_BL[index]
         self._each(lambda memory: memory.select(index))
@@ -224,17 +227,22 @@ class State:
         """Forget the last `n_tokens` tokens of every row, or of each row its own number [B].
 
         Raises:
-            ValueError: when it is more than `max_rewind`, for which ring buffers were made, or than was seen.
+            ValueError: when a row would go back more than `max_rewind` tokens from the furthest that it has been, as
+                ring buffers hold no more, or by more tokens than it holds.
         """
         steps = torch.as_tensor(n_tokens, device=self.length_B.device).expand_as(self.length_B)
-        most = int(steps.max())
-        if most > self.max_rewind or int(steps.min()) < 0:
+        most, least = int(steps.max()), int(steps.min())
+        furthest = torch.maximum(self._furthest_B, self.length_B)
+        back = int((furthest - self.length_B + steps).max())
+        if least < 0 or back > self.max_rewind:
+            again = f", and would be {back} tokens back with what was taken back before" if back > most else ""
             raise ValueError(
-                f"rewind({most}): the state takes back 0 to {self.max_rewind} tokens; make it with a larger max_rewind."
+                f"rewind({most if least >= 0 else least}): the state takes back 0 to {self.max_rewind} tokens{again}; "
+                "make it with a larger max_rewind."
             )
         if bool((steps > self.length_B).any()):
             raise ValueError(f"rewind({most}): a row holds only {int(self.length_B.min())} tokens.")
-        self.length_B = self.length_B - steps
+        self.length_B, self._furthest_B = self.length_B - steps, furthest
         if isinstance(n_tokens, int):
             self._filled -= n_tokens
         else:
