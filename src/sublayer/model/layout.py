@@ -45,11 +45,16 @@ class Layout:
         """Refuse a layout that does not fit the batch.
 
         Raises:
-            ValueError: when a field's shape is not that of the tokens.
+            ValueError: when a field's shape is not that of the tokens, or its type not the one stated above.
         """
-        for name in ("positions_BT", "document_BT", "valid_BT"):
+        types = {"positions_BT": torch.int64, "document_BT": torch.int64, "valid_BT": torch.bool}
+        for name, dtype in types.items():
             value = getattr(self, name)
-            if value is not None and value.shape != tokens_BT.shape:
+            if value is None:
+                continue
+            if value.dtype != dtype:
+                raise ValueError(f"layout.{name} holds {value.dtype}, and must hold {dtype}.")
+            if value.shape != tokens_BT.shape:
                 raise ValueError(
                     f"layout.{name} has shape {tuple(value.shape)}, but the tokens have {tuple(tokens_BT.shape)}; "
                     "they must be equal."

@@ -20,6 +20,7 @@ from sublayer.model.initialise import initialise
 from sublayer.model.layout import Layout, Span
 from sublayer.model.loss import cross_entropy
 from sublayer.model.position import Position
+from sublayer.model.precision import at_least_float32
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import State
 from sublayer.model.sublayer import Context
@@ -145,7 +146,7 @@ class Transformer(nn.Module):
             x_BTD = self.final_norm(x_BTD)
 
         weight_VD = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(x_BTD, weight_VD).float() if targets is None or "logits" in wanted else None
+        logits = at_least_float32(F.linear(x_BTD, weight_VD)) if targets is None or "logits" in wanted else None
         if targets is None:
             return Output(logits, report=report)
         losses = {"cross_entropy": cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets.flatten()), **report.losses}

@@ -10,6 +10,7 @@ from sublayer.config import Positive
 from sublayer.model.layout import Layout
 from sublayer.model.part import StackShape
 from sublayer.model.position.base import Position, PositionConfig
+from sublayer.model.precision import at_least_float32
 
 if TYPE_CHECKING:
     from sublayer.model.attention.base import AttentionConfig
@@ -27,7 +28,7 @@ class RopeConfig(PositionConfig):
     """Base of the wavelengths: pair i of a rotated width d turns by θ^(−2i/d) a position."""
     layout: Literal["half", "interleaved"] = "half"
     """Which features form a pair: (i, i + d/2) as in Llama and GPT-NeoX, or (2i, 2i + 1) as in the paper and GPT-J."""
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    fraction: Annotated[Positive, Field(le=1)] = 1.0
     """Share of each head's features that is rotated, the first ones; the rest carries no position (GPT-NeoX)."""
 
     def width(self, d_head: int) -> int:
@@ -69,7 +70,7 @@ class Rope(Position):
         return angles.cos(), angles.sin()
 
     def _turn(self, x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        rotated, rest = x_BHTK[..., : self.width].float(), x_BHTK[..., self.width :]
+        rotated, rest = at_least_float32(x_BHTK[..., : self.width]), x_BHTK[..., self.width :]
         if self.config.layout == "half":
             first, second = rotated.chunk(2, dim=-1)
             turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sublayer.model.attention.kernel.base import Attended, Attention
+from sublayer.model.precision import at_least_float32
 
 
 class Reference:
@@ -20,7 +21,7 @@ class Reference:
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         with torch.autocast(q_BHTK.device.type, enabled=False):
-            q, k, v = (x if x.dtype == torch.float64 else x.float() for x in (q_BHTK, k_BGSK, v_BGSK))
+            q, k, v = (at_least_float32(x) for x in (q_BHTK, k_BGSK, v_BGSK))
             groups = q.shape[1] // k.shape[1]
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
             scores = call.scale * (q @ k.transpose(-1, -2))
