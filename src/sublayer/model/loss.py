@@ -23,6 +23,8 @@ def cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Te
     """
     if torch.is_autocast_enabled(hidden_ND.device.type):
         hidden_ND = hidden_ND.to(torch.get_autocast_dtype(hidden_ND.device.type))
+    if not torch.is_grad_enabled():  # a parameter asks for its gradient all the same, and it would be computed
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
     with torch.autocast(hidden_ND.device.type, enabled=False):
         return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-untyped-call, no-any-return]
 
