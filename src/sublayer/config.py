@@ -49,7 +49,9 @@ class Config(BaseModel):
         ConfigError: when a value is refused; the message is one sentence that names the key.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
 
     if not TYPE_CHECKING:
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sublayer.data.build import Progress, build
+from sublayer.data.build import LEARN_FROM, Progress, build
 from sublayer.data.config import DataConfig
 from sublayer.data.shards import FORMAT, Shards
+from sublayer.data.split import FEWEST, SALT
 from sublayer.errors import DataError, RunError
 from sublayer.files import explain, remove, written_aside
 
@@ -41,8 +42,8 @@ def content_key(config: DataConfig, fingerprints: list[str]) -> str:
         "sources": tree["sources"],
         "validation": tree["validation"],
         "fingerprints": fingerprints,
-        "validation_share": tree["validation_share"],
-        "tokenizer": [tree["tokenizer"], config.tokenizer.fingerprint()],
+        "split": [tree["validation_share"], SALT, FEWEST],
+        "tokenizer": [tree["tokenizer"], config.tokenizer.fingerprint(), LEARN_FROM],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 

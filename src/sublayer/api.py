@@ -1,0 +1,167 @@
+"""The public face in Python: train, load, generate."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sublayer.checkpoint import load_model, save_description
+from sublayer.data import Corpus, Tokenizer, prepare
+from sublayer.errors import CheckpointError, RunError
+from sublayer.files import explain, remove_leftovers, written_aside
+from sublayer.generation import Completion, GenerationConfig, generate
+from sublayer.measures.baselines import Baseline, Later, baselines_of
+from sublayer.measures.held_out import HeldOut
+from sublayer.model import Transformer
+from sublayer.run import RunConfig, read_config, write_config
+from sublayer.run_directory import CONFIG, claimed, existing_directory, new_directory
+from sublayer.training import Outcome, Watcher
+from sublayer.training import train as train_model
+from sublayer.training.device import choose_device, choose_dtype
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: where everything is.
+        config: complete, as `config.yaml` in the directory.
+        model: with its last weights, in evaluation mode.
+        tokenizer: text to tokens and back.
+        corpus: what it was trained on.
+        held_out: its loss on all held-out text, by domain.
+        baselines: what a bigram model and lzma make of the same text, by domain; empty when the config leaves them out.
+        seconds: how long this process trained.
+    """
+
+    directory: Path
+    config: RunConfig
+    model: Transformer
+    tokenizer: Tokenizer
+    corpus: Corpus
+    held_out: Mapping[str, HeldOut]
+    baselines: Mapping[str, Baseline]
+    seconds: float
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | RunConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train a model from a config.
+
+    Args:
+        config: a YAML file, a mapping or a RunConfig; None for the default run, or when resuming the run's own.
+        out: directory of the run, which must not exist; left out, `runs/` and a name from date, time and a short word.
+        resume: go on with the run in `out` (left out: the newest below `runs/`).
+        watcher: told what happens, such as `sublayer.training.Bar`; left out, nothing is shown.
+        **overrides: dotted keys to values, as in `**{"training.steps": 200}`.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: when the request is wrong; nothing is left behind.
+        RunError: when the work fails: a full disk, a loss that is not finite, an interruption (its state saved).
+    """
+    watcher = watcher or Watcher()
+    directory = existing_directory(_path(out)) if resume else new_directory(_path(out))
+    source = directory / CONFIG if resume and config is None else config
+    if isinstance(source, RunConfig):
+        source = source.tree()
+    asked = read_config(source, overrides)
+    device = choose_device(asked.device)
+    dtype = choose_dtype(asked.dtype, device)
+    with watcher:
+        corpus = prepare(asked.data, progress=watcher.preparing)
+        complete = asked.with_vocabulary(corpus.tokenizer.vocab_size)
+        try:
+            directory.mkdir(parents=True, exist_ok=resume)
+        except OSError as error:
+            raise RunError(explain(error, directory)) from error
+        with claimed(directory):
+            remove_leftovers(directory)
+            if not (resume and _has_state(directory)):
+                write_config(directory / CONFIG, complete)
+                save_description(directory, complete.model, corpus.tokenizer)
+            baselines = Later(lambda: baselines_of(corpus)) if complete.training.baselines else None
+            outcome = train_model(
+                complete.model,
+                corpus,
+                complete.training,
+                directory,
+                identity=complete.tree(),
+                device=device,
+                dtype=dtype,
+                watcher=watcher,
+            )
+            write_config(directory / CONFIG, complete)
+            watcher.preparing("comparing with a bigram model and lzma", 0.0)
+            compared = baselines.result() if baselines is not None else {}
+            _write_summary(directory / SUMMARY, outcome, compared)
+    return Run(
+        directory,
+        complete,
+        outcome.model,
+        corpus.tokenizer,
+        corpus,
+        outcome.held_out,
+        compared,
+        outcome.seconds,
+    )
+
+
+def load(directory: str | Path, device: str = "cpu") -> tuple[Transformer, Tokenizer]:
+    """The model and tokenizer of a run or model directory.
+
+    Args:
+        directory: of a run (its last weights), its `best/`, or any model directory.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: when something in it is missing, damaged or does not fit the rest.
+    """
+    path = Path(directory)
+    if (path / CONFIG).is_file() and not (path / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"the run in {path} has saved no model yet; go on with: sublayer train --resume --out {path}"
+        )
+    return load_model(path, device)
+
+
+def _write_summary(path: Path, outcome: Outcome, baselines: Mapping[str, Baseline]) -> None:
+    """The figures at the end of a run, as JSON."""
+    progress = outcome.progress
+    values = {
+        "step": progress.step,
+        "skipped": progress.skipped,
+        "best_step": progress.best_step,
+        "held_out": {
+            name: {"loss": part.loss, "bits_per_byte": part.bits_per_byte} for name, part in outcome.held_out.items()
+        },
+        "baselines": {
+            name: {
+                "bigram": {"loss": part.bigram.loss, "bits_per_byte": part.bigram.bits_per_byte},
+                "lzma": {"alone": part.lzma.alone, "primed": part.lzma.primed},
+            }
+            for name, part in baselines.items()
+        },
+    }
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _has_state(directory: Path) -> bool:
+    return any((directory / "checkpoints").glob("step-*"))
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+__all__ = ["Completion", "GenerationConfig", "Run", "generate", "load", "train"]

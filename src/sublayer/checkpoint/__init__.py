@@ -1,0 +1,15 @@
+"""Model directories (portable) and training states (resumable)."""
+
+from sublayer.checkpoint.model_directory import load_config, load_model, save_description, save_model, save_weights
+from sublayer.checkpoint.training_state import load_state, save_state, states
+
+__all__ = [
+    "load_config",
+    "load_model",
+    "load_state",
+    "save_description",
+    "save_model",
+    "save_state",
+    "save_weights",
+    "states",
+]

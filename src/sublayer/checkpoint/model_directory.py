@@ -1,0 +1,118 @@
+"""The portable model directory, by Hugging Face's conventions.
+
+`config.json  model.safetensors  tokenizer.json  tokenizer_config.json  generation_config.json`.  A directory from
+elsewhere is hostile until checked: nothing in it is run, and tensors are checked against the config before they
+are read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sublayer.checkpoint.tensors import read_tensors, write_tensors
+from sublayer.data import Tokenizer
+from sublayer.errors import CheckpointError, ConfigError
+from sublayer.files import written_aside
+from sublayer.model import ModelConfig, Transformer
+from sublayer.version import __version__
+
+CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+
+
+def save_description(directory: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Write everything but the weights."""
+    tokenizer.save(directory)
+    _write_json(
+        directory / CONFIG,
+        {
+            "model_type": "sublayer",
+            "architectures": ["Transformer"],
+            "sublayer_version": __version__,
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.max_length,
+            "bos_token_id": tokenizer.end_id,
+            "eos_token_id": tokenizer.end_id,
+            "model": config.tree(),
+        },
+    )
+    _write_json(
+        directory / GENERATION,
+        {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id, "do_sample": True, "temperature": 0.8},
+    )
+
+
+def save_weights(directory: Path, model: Transformer) -> None:
+    """Write the weights, replacing at once and in whole those that are there.
+
+    Raises:
+        RunError: when the disk is full or the file cannot be written.
+    """
+    write_tensors(directory / WEIGHTS, model.state_dict())
+
+
+def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> None:
+    """Write a whole model directory, replacing one that is there.
+
+    Raises:
+        RunError: when the disk is full or the directory cannot be written.
+    """
+    with written_aside(directory) as aside:
+        aside.mkdir()
+        save_description(aside, model.config, tokenizer)
+        save_weights(aside, model)
+
+
+def load_model(directory: Path, device: torch.device | str = "cpu") -> tuple[Transformer, Tokenizer]:
+    """The model of a directory, in evaluation mode, and its tokenizer.
+
+    Raises:
+        CheckpointError: when the directory or a file in it is missing, damaged, or does not fit the rest.
+        DataError: when the tokenizer is damaged.
+    """
+    config = load_config(directory)
+    with torch.device("meta"):
+        model = Transformer(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = read_tensors(directory / WEIGHTS, expected)
+    model.load_state_dict(tensors, assign=True)
+    if any(buffer.is_meta for buffer in model.buffers()):  # of a user's part, which the file does not hold
+        model = Transformer(config)
+        model.load_state_dict(tensors)
+    tokenizer = Tokenizer.load(directory)
+    if config.vocab_size is not None and tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, but the model only {config.vocab_size}; "
+            "they do not belong together."
+        )
+    return model.to(device).eval(), tokenizer
+
+
+def load_config(directory: Path) -> ModelConfig:
+    """The model config of a directory.
+
+    Raises:
+        CheckpointError: when it is missing, damaged or not sublayer's.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"there is no directory {directory}; name one that `sublayer train` wrote.")
+    path = directory / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{directory} holds no {CONFIG}, so it is no model directory.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy it again from where it was whole.") from None
+    if not isinstance(values, dict) or values.get("model_type") != "sublayer":
+        found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
+        raise CheckpointError(f"{path}: model_type is {found!r}, and only 'sublayer' can be loaded.")
+    try:
+        return ModelConfig.parse(values.get("model"))
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,91 @@
+"""Safetensors files that can be trusted: no pickle, shapes checked before allocation, contents checked by digest."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sublayer.errors import CheckpointError
+from sublayer.files import written_aside
+
+DIGEST = "sublayer_sha256"
+"""The metadata key of the digest of a file's tensors."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors` and their digest to `path`, which is replaced at once and in whole.
+
+    Raises:
+        RunError: when the disk is full or the file cannot be written.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with written_aside(path) as aside:
+        try:
+            save_file(contiguous, aside, metadata={"format": "pt", DIGEST: digest(contiguous)})
+        except SafetensorError as error:
+            raise OSError(_errno(error), str(error)) from error
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU.
+
+    Args:
+        path: a safetensors file.
+        expected: names and shapes that the file must hold, checked before anything is read.
+
+    Raises:
+        CheckpointError: when the file is missing, truncated, changed since it was written, or holds other tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}; name a directory that `sublayer train` wrote.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if expected is not None:
+                _check_shapes(path, {name: tuple(file.get_slice(name).get_shape()) for name in names}, expected)
+            tensors = {name: file.get_tensor(name) for name in names}
+            written = (file.metadata() or {}).get(DIGEST)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy it again from where it was whole.") from None
+    if written is not None and written != digest(tensors):
+        raise CheckpointError(
+            f"{path} was changed after it was written (its digest differs); copy it again from its origin."
+        )
+    return tensors
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(
+                f"{path} lacks the tensor '{name}' that its config asks for; it belongs to another model."
+            )
+        if found[name] != tuple(shape):
+            raise CheckpointError(
+                f"{path}: '{name}' has shape {list(found[name])} where its config asks for {list(shape)}; "
+                "it belongs to another model."
+            )
+    extra = sorted(set(found) - set(expected))
+    if extra:
+        raise CheckpointError(f"{path} holds a tensor '{extra[0]}' that its config has no place for.")
+
+
+def _errno(error: SafetensorError) -> int:
+    """The operating system's number in the library's message, as in "No space left on device (os error 28)"."""
+    text = str(error)
+    number = text.rpartition("os error ")[2].rstrip(") }")
+    return int(number) if number.isdigit() else 5

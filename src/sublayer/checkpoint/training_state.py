@@ -1,0 +1,117 @@
+"""The resumable training state: torch.distributed.checkpoint with a safetensors payload and JSON metadata.
+
+`checkpoints/step-00000500/` is written aside and renamed, so it is whole or not there.  The default metadata of
+torch.distributed.checkpoint is a pickle; the safetensors writer has none, and no pickle is ever read.
+"""
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
+
+from sublayer.checkpoint.tensors import digest
+from sublayer.errors import CheckpointError
+from sublayer.files import remove, remove_leftovers, written_aside
+
+FORMAT = 1
+METADATA = "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], keep: int) -> Path:
+    """Write the state after `step` steps and delete all but the last `keep` states.
+
+    Raises:
+        RunError: when the disk is full or the folder cannot be written; earlier states are intact.
+    """
+    target = folder / f"step-{step:08d}"
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    with written_aside(target) as aside, _quiet():
+        try:
+            save_tensors(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(aside)), no_dist=True)
+        except Exception as error:  # the library wraps whatever its writing threads met
+            cause = _os_error(error)
+            if cause is None:
+                raise
+            raise cause from error
+        values = {"format": FORMAT, "step": step, "digest": digest(tensors), **metadata}
+        (aside / METADATA).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    for _, old in states(folder)[:-keep]:
+        remove(old)
+    return target
+
+
+def states(folder: Path) -> list[tuple[int, Path]]:
+    """The states in `folder` by step, rising."""
+    if not folder.is_dir():
+        return []
+    found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The last state in `folder`: its tensors (on the CPU) and metadata; None when there is none.
+
+    Raises:
+        CheckpointError: when it is damaged.
+    """
+    remove_leftovers(folder)
+    found = states(folder)
+    if not found:
+        return None
+    step, path = found[-1]
+    try:
+        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
+        if metadata["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {metadata['format']}, and this version reads {FORMAT}.")
+        reader = HuggingFaceStorageReader(str(path))
+        described = reader.read_metadata().state_dict_metadata
+        tensors = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in described.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
+        with _quiet():
+            load_tensors(tensors, storage_reader=reader, no_dist=True)
+        damage = "" if digest(tensors) == metadata["digest"] else "its digest differs"
+    except (OSError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        damage = str(error).strip().splitlines()[-1] or type(error).__name__
+    if damage:
+        before = f"delete it to resume from step {found[-2][0]}" if len(found) > 1 else "start the run anew"
+        raise CheckpointError(f"the checkpoint {path} is damaged ({damage}); {before}.")
+    assert metadata["step"] == step
+    return tensors, metadata
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The operating system's refusal behind a failed save."""
+    if isinstance(error, CheckpointException):
+        return next((cause for failure in error.failures.values() if (cause := _os_error(failure[0]))), None)
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class _quiet(warnings.catch_warnings):
+    """Without the library's notes that a single process saves without torch.distributed."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)

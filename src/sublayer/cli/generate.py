@@ -1,0 +1,68 @@
+"""`sublayer generate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or any model directory.")],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT …", help="What to go on from; several make a batch.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 takes the likeliest token; 1 the model's own odds.")
+    ] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest tokens that hold this mass.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Leave out tokens less likely than this share of the likeliest.")
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens seen before become less likely.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the draws.", show_default="a new one each time")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    plugin: Annotated[list[Path] | None, typer.Option(help="A Python file that registers parts of your own.")] = None,
+) -> None:
+    """Let a trained model go on from a prompt."""
+    from typing import get_args
+
+    from rich.console import Console
+
+    from sublayer.api import GenerationConfig, load
+    from sublayer.api import generate as generate_text
+    from sublayer.config import suggest
+    from sublayer.errors import ConfigError
+    from sublayer.registry import load_plugin
+    from sublayer.training.device import DeviceName, choose_device
+
+    if device not in get_args(DeviceName):
+        raise ConfigError(f"--device: there is no '{device}'; {suggest(device, list(get_args(DeviceName)))}.")
+    config = GenerationConfig(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+        seed=seed,
+    )
+    for path in plugin or []:
+        load_plugin(path)
+    model, tokenizer = load(directory, choose_device(device))  # type: ignore[arg-type]
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if len(prompts) == 1:
+        console.print(prompts[0], end="", style="bold")
+
+        def show(row: int, piece: str) -> None:
+            console.file.write(piece)
+            console.file.flush()
+
+        generate_text(model, tokenizer, prompts[0], config, on_text=show)
+        console.print()
+        return
+    for number, completion in enumerate(generate_text(model, tokenizer, prompts, config)):
+        console.rule(f"{number + 1}", align="left")
+        console.print(completion.prompt, end="", style="bold")
+        console.print(completion.text)

@@ -1,0 +1,54 @@
+"""`sublayer train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG.yaml] [key=value …]",
+            help="A config, and values to change in it, such as `training.steps=200` or `model.position=alibi`.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Start from a config shipped with the package.", show_default="default")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the run.", show_default="runs/DATE-TIME-WORD"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out (without it, the newest below runs/).")
+    ] = False,
+) -> None:
+    """Train a model; without arguments, a small one on Python's own standard library, in minutes on a laptop."""
+    from rich.console import Console
+
+    from sublayer.api import train as train_run
+    from sublayer.cli.summary import show_summary
+    from sublayer.errors import ConfigError
+    from sublayer.run import read_config, read_preset
+    from sublayer.run_directory import CONFIG, existing_directory, new_directory
+    from sublayer.training import Bar, Lines, Stopped
+
+    given = [argument for argument in arguments or [] if "=" not in argument]
+    overrides = [argument for argument in arguments or [] if "=" in argument]
+    if len(given) > 1:
+        raise ConfigError(f"'{given[1]}' is one config too many; give one YAML file, then key=value pairs.")
+    if given and preset:
+        raise ConfigError(f"--preset: give either a preset or the config {given[0]}, not both.")
+    directory = existing_directory(out) if resume else new_directory(out)
+    source: object = given[0] if given else read_preset(preset) if preset else directory / CONFIG if resume else None
+    config = read_config(source, overrides)  # type: ignore[arg-type]
+    console = Console()
+    watcher = Bar(console) if console.is_terminal else Lines(console)
+    try:
+        run = train_run(config, out=directory, resume=resume, watcher=watcher)
+    except Stopped as stopped:
+        raise Stopped(f"{stopped} Go on with: sublayer train --resume --out {directory}") from None
+    show_summary(run, console)

@@ -1,0 +1,88 @@
+"""Held-out loss, and bits per byte, which do not depend on the tokenizer.
+
+Shapes: B batch, T tokens.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from sublayer.data import Batch, Corpus
+from sublayer.model import Layout, Transformer
+from sublayer.model.loss import IGNORED
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The loss of one domain's held-out text, read in windows that do not overlap.
+
+    Attributes:
+        nats: the sum of −log p over the scored tokens.
+        tokens: how many were scored.
+        bytes: how many bytes of text they stand for.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits a byte of text: comparable between tokenizers, and with compressors."""
+        return self.nats / math.log(2) / max(1, self.bytes)
+
+
+def total(parts: Iterable[HeldOut]) -> HeldOut:
+    """Several domains as one, each token weighing the same."""
+    parts = list(parts)
+    return HeldOut(
+        sum(part.nats for part in parts), sum(part.tokens for part in parts), sum(part.bytes for part in parts)
+    )
+
+
+@torch.no_grad()
+def held_out(
+    model: Transformer, corpus: Corpus, batch_size: int, max_tokens: int | None = None
+) -> Mapping[str, HeldOut]:
+    """The held-out loss by domain.
+
+    Args:
+        model: read in evaluation mode, and left in the mode it was in.
+        corpus: whose held-out side is read.
+        batch_size: rows at once.
+        max_tokens: tokens read a domain, spread evenly over it; None for all.
+    """
+    was_training = model.training
+    model.eval()
+    bytes_per_token = torch.from_numpy(corpus.tokenizer.bytes_per_token)
+    results = {}
+    for domain in corpus.domains:
+        nats, tokens, n_bytes = 0.0, 0, 0
+        for batch in corpus.validation(domain, batch_size, max_tokens):
+            scored = batch.targets_BT[batch.targets_BT != IGNORED]
+            out = model(
+                batch.tokens_BT.to(model.device),
+                layout_of(batch, model.device),
+                targets=batch.targets_BT.to(model.device),
+            )
+            nats += float(out.losses["cross_entropy"]) * scored.numel()
+            tokens += scored.numel()
+            n_bytes += int(bytes_per_token[scored].sum())
+        results[domain] = HeldOut(nats, tokens, n_bytes)
+    model.train(was_training)
+    return results
+
+
+def layout_of(batch: Batch, device: torch.device) -> Layout:
+    """The layout of a batch, on a device."""
+    positions, document, valid = (
+        None if value is None else value.to(device) for value in (batch.positions_BT, batch.document_BT, batch.valid_BT)
+    )
+    return Layout(positions, document, valid)

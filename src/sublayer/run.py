@@ -1,0 +1,187 @@
+"""The whole config of a run: YAML and dotted overrides to one validated tree of the rooms' own configs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import model_validator
+
+from sublayer.config import Config, suggest
+from sublayer.data import DataConfig
+from sublayer.errors import ConfigError
+from sublayer.model import ModelConfig
+from sublayer.registry import load_plugin
+from sublayer.training import TrainingConfig
+from sublayer.training.device import DeviceName, DtypeName
+
+VERSION: Literal[1] = 1
+
+
+class RunConfig(Config):
+    """A run: what is trained, on what, how, and where.  Paths in it are relative to the working directory."""
+
+    version: Literal[1] = VERSION
+    """Format of this config."""
+    plugins: tuple[str, ...] = ()
+    """Python files that register parts of your own; they are run before the rest is read."""
+    device: DeviceName = "auto"
+    """auto takes CUDA, then MPS, then the CPU."""
+    dtype: DtypeName = "auto"
+    """Of matrix products; auto takes bfloat16 where the hardware computes in it."""
+    model: ModelConfig = ModelConfig()
+    """The Transformer."""
+    data: DataConfig = DataConfig()
+    """What it is trained on."""
+    training: TrainingConfig = TrainingConfig()
+    """How it is trained."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.model.stack != "decoder":
+            raise ValueError(
+                f"model.stack: training predicts the next token, which an {self.model.stack} would see; choose decoder"
+            )
+        length, longest = self.data.sequence_length, self.model.cache_exact().length
+        if longest is not None and length > longest:
+            raise ValueError(
+                f"data.sequence_length ({length}) is longer than the model's positions, which end at model.max_length "
+                f"({longest}); raise that or shorten the sequences"
+            )
+        return self
+
+    def with_vocabulary(self, size: int) -> "RunConfig":
+        """The same with the tokenizer's vocabulary filled in.
+
+        Raises:
+            ConfigError: when the model was given a smaller one.
+        """
+        given = self.model.vocab_size
+        if given is not None and given < size:
+            raise ConfigError(
+                f"model.vocab_size: is {given}, but the tokenizer has {size} tokens; leave it out or raise it."
+            )
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        model = {name: getattr(self.model, name) for name in ModelConfig.model_fields}
+        return RunConfig(**values | {"model": ModelConfig(**model | {"vocab_size": given or size})})
+
+
+def read_config(
+    source: str | Path | Mapping[str, Any] | None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> RunConfig:
+    """A run config from a YAML file (or a mapping), with overrides.
+
+    Args:
+        source: a path, a mapping, or None for the defaults of the default preset.
+        overrides: `key=value` texts as on the command line, or a mapping of dotted keys to values.
+
+    Raises:
+        ConfigError: when the file is missing or no YAML mapping, or a value is refused.
+    """
+    if isinstance(source, Mapping):
+        values = dict(source)
+    else:
+        values = _read_yaml(Path(source)) if source is not None else read_preset("default")
+    for key, value in _pairs(overrides):
+        _put(values, key.split("."), value, key)
+    version = values.get("version", VERSION)
+    if version != VERSION:
+        raise ConfigError(
+            f"version: this sublayer reads configs of version {VERSION}, not {version!r}; update sublayer."
+        )
+    plugins = values.get("plugins") or ()
+    for plugin in [plugins] if isinstance(plugins, str) else plugins:
+        load_plugin(Path(str(plugin)))
+    return RunConfig.parse(values | {"plugins": [plugins] if isinstance(plugins, str) else plugins})
+
+
+def presets() -> list[str]:
+    """The names of the configs shipped with the package."""
+    names = [entry.name for entry in files("sublayer.presets").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The values of a shipped config.
+
+    Raises:
+        ConfigError: when there is none of that name.
+    """
+    if name not in presets():
+        raise ConfigError(f"--preset: there is no preset '{name}'; {suggest(name, presets())}.")
+    text = (files("sublayer.presets") / f"{name}.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    assert isinstance(values, dict)
+    return values
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a config so that `sublayer train PATH` repeats the run."""
+    path.write_text(yaml.safe_dump(config.tree(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        path = path / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config {path}; name a YAML file, or none for the default run.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text in UTF-8, so no config.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} could not be read: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError(f"{path} is not valid YAML{place}: {problem}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values, as a config must.")
+    return values
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    pairs = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[\w.]+", key):
+            raise ConfigError(f"'{text}' is no override; write key=value, such as training.steps=200.")
+        try:
+            pairs.append((key, yaml.safe_load(value)))
+        except yaml.YAMLError:
+            raise ConfigError(
+                f"{key}: '{value}' is no YAML value; quote it for the shell, as in key='[a, b]'."
+            ) from None
+    return pairs
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+    """Set `value` at `path`; a shorthand on the way (`position: rope`) becomes a mapping with `kind`."""
+    here: Any = values
+    for depth, name in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(here, list):
+            if not name.isdigit() or int(name) >= len(here):
+                raise ConfigError(f"{key}: '{name}' is no place in a list of {len(here)}; count from 0.")
+            place: Any = int(name)
+        else:
+            place = name
+        if last:
+            here[place] = value
+            return
+        below = here[place] if isinstance(here, list) else here.get(place)
+        if isinstance(below, str):
+            below = {"kind": below}
+        elif below is None:
+            below = {}
+        elif not isinstance(below, dict | list):
+            raise ConfigError(f"{key}: '{'.'.join(path[: depth + 1])}' is {below!r}, which has no keys below it.")
+        here[place] = below
+        here = below

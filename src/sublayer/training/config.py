@@ -1,0 +1,62 @@
+"""How a model is trained."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from sublayer.config import Config, Count, Positive, Whole
+from sublayer.training.optimizer import OptimizerChoice
+from sublayer.training.optimizer.adamw import AdamWConfig
+from sublayer.training.schedule import CosineConfig, ScheduleChoice
+
+
+class LoggingConfig(Config):
+    """Where figures go beside `metrics.jsonl`."""
+
+    every: Count = 10
+    """Steps between two lines of `metrics.jsonl`."""
+    tensorboard: bool = True
+    """Write the same figures for TensorBoard."""
+    wandb: Annotated[str, Field(min_length=1)] | None = None
+    """Name of a Weights & Biases project to write the same figures to (extra `wandb`); left out, none."""
+
+
+class TrainingConfig(Config):
+    """How a model is trained."""
+
+    steps: Count = 500
+    """Optimizer steps."""
+    batch_size: Count = 16
+    """Sequences in each step."""
+    accumulation: Count = 1
+    """Micro-batches that a step's sequences are divided into, to save memory; changes nothing but rounding."""
+    seed: Whole = 0
+    """Of initial values, data order and dropout."""
+    optimizer: OptimizerChoice = AdamWConfig()
+    """How the weights are updated."""
+    schedule: ScheduleChoice = CosineConfig()
+    """The learning rate over the steps."""
+    clip_norm: Positive | None = 1.0
+    """Largest norm of the gradient of all parameters; a larger one is scaled down.  null: no limit."""
+    checkpoint_every: Count = 100
+    """Steps between two training states; work killed at any moment loses at most these."""
+    keep_checkpoints: Count = 2
+    """How many training states are kept, the last ones."""
+    evaluate_every: Count = 100
+    """Steps between two evaluations on held-out text."""
+    evaluation_tokens: Count | None = None
+    """Held-out tokens read in an evaluation during training, by domain; the last one reads all.  null: always all."""
+    compile: bool = False
+    """Compile the model with torch.compile; on a CPU this needs a C++ compiler."""
+    baselines: bool = True
+    """Set a bigram model and lzma beside the final held-out loss."""
+    logging: LoggingConfig = LoggingConfig()
+    """Where figures go."""
+
+    @model_validator(mode="after")
+    def _micro_batches_are_equal(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation ({self.accumulation}) does not divide batch_size ({self.batch_size}); choose a divisor"
+            )
+        return self

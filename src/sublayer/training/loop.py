@@ -1,0 +1,198 @@
+"""The training loop.
+
+Shapes: B batch, T tokens.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sublayer.checkpoint import save_model, save_weights
+from sublayer.data import Batch, Corpus
+from sublayer.errors import RunError
+from sublayer.measures.held_out import HeldOut, held_out, layout_of, total
+from sublayer.model import ModelConfig, Transformer
+from sublayer.model.loss import IGNORED
+from sublayer.training.config import TrainingConfig
+from sublayer.training.device import autocast
+from sublayer.training.journal import Journal
+from sublayer.training.progress import Watcher
+from sublayer.training.state import Checkpoints, Progress
+from sublayer.training.stop import Stopped, StopSignals
+
+MOST_SKIPPED_IN_A_ROW = 10
+"""Steps without a finite loss or gradient after which a run gives up."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        model: with its last weights, in evaluation mode.
+        held_out: its loss on all held-out text, by domain.
+        progress: where the run stands.
+        seconds: how long this process trained.
+    """
+
+    model: Transformer
+    held_out: Mapping[str, HeldOut]
+    progress: Progress
+    seconds: float
+
+
+def train(
+    model_config: ModelConfig,
+    corpus: Corpus,
+    config: TrainingConfig,
+    directory: Path,
+    *,
+    identity: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    watcher: Watcher | None = None,
+) -> Outcome:
+    """Train a model, going on from the last state in `directory` if there is one.
+
+    Args:
+        model_config: with `vocab_size`.
+        corpus: the data.
+        config: how to train.
+        directory: of the run; it exists, and no other process trains in it.
+        identity: the whole config as plain values; a state of another one is refused.
+        device, dtype: where, and the dtype of matrix products.
+        watcher: told what happens.
+
+    Raises:
+        CheckpointError: when the state is damaged or belongs to another config or other data.
+        RunError: when the disk is full, or ten steps in a row had no finite loss or gradient.
+        Stopped: when Ctrl-C or SIGTERM asked for it; the state was saved.
+    """
+    watcher = watcher or Watcher()
+    torch.manual_seed(config.seed)
+    model = Transformer(model_config, seed=config.seed).to(device)
+    optimizer = config.optimizer.build(model)
+    checkpoints = Checkpoints(directory / "checkpoints", identity, corpus.fingerprint, config.keep_checkpoints)
+    progress = checkpoints.restore(model, optimizer)
+    forward = torch.compile(model) if config.compile else model
+    results: Mapping[str, HeldOut] = {}
+
+    with StopSignals() as stop, Journal(directory, config.logging, progress.step) as journal:
+        watcher.started(progress.step, config.steps, _note(model, corpus, progress, device, dtype))
+        model.train()
+        began = last = time.monotonic()
+        while progress.step < config.steps:
+            factor = config.schedule.factor(progress.step, config.steps)
+            batches = micro_batches(corpus, config, progress.step)
+
+            # Forward and backward, each micro-batch weighing as much as it has tokens to score.
+            n_scored = sum(scored(batch) for batch in batches)
+            losses: dict[str, Tensor] = {}
+            for batch in batches:
+                weight = scored(batch) / max(1, n_scored)
+                with autocast(device, dtype):
+                    out = forward(
+                        batch.tokens_BT.to(device), layout_of(batch, device), targets=batch.targets_BT.to(device)
+                    )
+                (out.loss * weight).backward()
+                for name, loss in {"loss": out.loss, **out.losses}.items():
+                    losses[name] = losses.get(name, 0.0) + loss.detach() * weight
+
+            # The update, or none when a number is not finite.
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            finite = bool(torch.isfinite(norm)) and bool(torch.isfinite(losses["loss"]))
+            progress.step += 1
+            if finite:
+                if config.clip_norm is not None:
+                    torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
+                optimizer.step(factor)
+                progress.skipped_in_a_row = 0
+            else:
+                progress.skipped += 1
+                progress.skipped_in_a_row += 1
+                watcher.noticed(f"step {progress.step}: the loss or a gradient is not finite; the step was skipped.")
+                if progress.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+                    raise RunError(_diverged(progress, model))
+            model.zero_grad()
+
+            # Figures.
+            now = time.monotonic()
+            speed, last = sum(batch.tokens_BT.numel() for batch in batches) / (now - last), now
+            watcher.trained(progress.step, float(losses["loss"]), speed)
+            if progress.step % config.logging.every == 0 or progress.step == config.steps:
+                figures: dict[str, Any] = {
+                    name: float(loss) for name, loss in losses.items() if len(losses) > 2 or name == "loss"
+                }
+                figures |= {"lr": factor * config.optimizer.lr, "grad_norm": float(norm), "skipped": progress.skipped}
+                journal.write(
+                    progress.step, figures, timing={"tokens_per_second": round(speed), "seconds": round(now - began, 3)}
+                )
+
+            # Held-out text, the best weights, and the state.
+            done = progress.step == config.steps
+            if done or progress.step % config.evaluate_every == 0:
+                with autocast(device, dtype):
+                    results = held_out(
+                        model,
+                        corpus,
+                        config.batch_size // config.accumulation,
+                        None if done else config.evaluation_tokens,
+                    )
+                journal.write(
+                    progress.step,
+                    {"held_out": {d: {"loss": r.loss, "bits_per_byte": r.bits_per_byte} for d, r in results.items()}},
+                )
+                watcher.evaluated(progress.step, results)
+                if progress.best_loss is None or total(results.values()).loss < progress.best_loss:
+                    progress.best_loss, progress.best_step = total(results.values()).loss, progress.step
+                    save_model(directory / "best", model, corpus.tokenizer)
+            if done or stop.name or progress.step % config.checkpoint_every == 0:
+                checkpoints.save(progress, model, optimizer)
+                save_weights(directory, model)
+            if stop.name and not done:
+                raise Stopped(f"stopped by {stop.name} at step {progress.step} of {config.steps}; everything is saved.")
+            last = time.monotonic()
+
+    if not results:  # the run was finished before
+        with autocast(device, dtype):
+            results = held_out(model, corpus, config.batch_size // config.accumulation)
+    return Outcome(model.eval(), results, progress, time.monotonic() - began)
+
+
+def micro_batches(corpus: Corpus, config: TrainingConfig, step: int) -> list[Batch]:
+    """The batches of step number `step` (from 0)."""
+    size = config.batch_size // config.accumulation
+    first = step * config.batch_size
+    return [corpus.batch(config.seed, first + number * size, size) for number in range(config.accumulation)]
+
+
+def scored(batch: Batch) -> int:
+    """How many tokens of a batch have a target."""
+    return int((batch.targets_BT != IGNORED).sum())
+
+
+def _note(model: Transformer, corpus: Corpus, progress: Progress, device: torch.device, dtype: torch.dtype) -> str:
+    sides = [sides["training"]["tokens"] for sides in corpus.describe().values() if "training" in sides]
+    note = (
+        f"{model.n_parameters():,} parameters ({model.n_parameters(embeddings=False):,} without embeddings) · "
+        f"{sum(sides):,} training tokens in {', '.join(corpus.domains)} · "
+        f"{device.type}, {str(dtype).removeprefix('torch.')}"
+    )
+    return f"resuming at step {progress.step} · {note}" if progress.step else note
+
+
+def _diverged(progress: Progress, model: Transformer) -> str:
+    norms = {n: float(p.grad.norm()) for n, p in model.named_parameters() if p.grad is not None}
+    # A norm that is not a number is larger than any.
+    largest = sorted(norms, key=lambda name: norms[name] if norms[name] == norms[name] else float("inf"), reverse=True)
+    named = ", ".join(f"{name} ({norms[name]:.3g})" for name in largest[:3])
+    return (
+        f"no finite loss or gradient in the last {progress.skipped_in_a_row} steps, up to step {progress.step}; the "
+        f"largest gradients are in {named}; lower training.optimizer.lr, set a warmup, or look at the data."
+    )

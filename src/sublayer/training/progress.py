@@ -1,0 +1,140 @@
+"""What a person sees while a model trains: a bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+
+from sublayer.measures.held_out import HeldOut
+
+
+class Watcher:
+    """Told what happens; this one stays silent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def preparing(self, stage: str, done: float) -> None:
+        """Data preparation: the stage, and how much of it is done (0 … 1)."""
+
+    def started(self, step: int, steps: int, note: str) -> None:
+        """Training begins behind `step` of `steps`."""
+
+    def trained(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """A step is done."""
+
+    def evaluated(self, step: int, results: Mapping[str, HeldOut]) -> None:
+        """Held-out text was read."""
+
+    def noticed(self, note: str) -> None:
+        """Something a person should know."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class Bar(Watcher):
+    """A progress bar with loss, tokens a second and the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._loss = 0.0
+        self._steps_seen = 0
+
+    def preparing(self, stage: str, done: float) -> None:
+        if stage != self._stage:
+            self._new_bar(TextColumn("{task.percentage:>3.0f}%"))
+            assert self._bar is not None
+            self._stage, self._task = stage, self._bar.add_task(stage, total=1.0, figures="")
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def started(self, step: int, steps: int, note: str) -> None:
+        self._new_bar(MofNCompleteColumn())
+        assert self._bar is not None
+        self._console.print(note, highlight=False)
+        self._task = self._bar.add_task("training", total=steps, completed=step, figures="")
+
+    def trained(self, step: int, loss: float, tokens_per_second: float) -> None:
+        # Shown smoothed over about twenty steps; the file of figures holds each step's own.
+        self._steps_seen += 1
+        self._loss += (loss - self._loss) * max(0.05, 1 / self._steps_seen)
+        if self._bar is not None and self._task is not None:
+            figures = f"loss {self._loss:.3f}  {tokens_per_second:,.0f} tokens/s"
+            self._bar.update(self._task, completed=step, figures=figures)
+
+    def evaluated(self, step: int, results: Mapping[str, HeldOut]) -> None:
+        self._console.print(f"step {step:>6}  {held_out_line(results)}", highlight=False)
+
+    def noticed(self, note: str) -> None:
+        self._console.print(note, highlight=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _new_bar(self, count: TextColumn | MofNCompleteColumn) -> None:
+        self.close()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), count)
+        self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), TimeLeft(), console=self._console)
+        self._bar.start()
+
+
+class Lines(Watcher):
+    """A line every few seconds, for logs and pipes."""
+
+    def __init__(self, console: Console, every_seconds: float = 10.0) -> None:
+        self._console = console
+        self._every = every_seconds
+        self._last = 0.0
+        self._stage = ""
+        self._steps = 0
+        self._began = (0, 0.0)
+
+    def preparing(self, stage: str, done: float) -> None:
+        if stage != self._stage:
+            self._stage = stage
+            self._print(f"{stage} …")
+
+    def started(self, step: int, steps: int, note: str) -> None:
+        self._steps, self._began = steps, (step, time.monotonic())
+        self._print(note)
+
+    def trained(self, step: int, loss: float, tokens_per_second: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._every or step == self._steps:
+            self._last = now
+            first, began = self._began
+            left = (now - began) / max(1, step - first) * (self._steps - step)
+            self._print(
+                f"step {step}/{self._steps}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  "
+                f"{int(left) // 60}:{int(left) % 60:02d} left"
+            )
+
+    def evaluated(self, step: int, results: Mapping[str, HeldOut]) -> None:
+        self._print(f"step {step}/{self._steps}  {held_out_line(results)}")
+
+    def noticed(self, note: str) -> None:
+        self._print(note)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def held_out_line(results: Mapping[str, HeldOut]) -> str:
+    """The held-out figures in one line."""
+    parts = [f"{domain} {part.loss:.3f} nats, {part.bits_per_byte:.3f} bits/byte" for domain, part in results.items()]
+    return "held-out: " + "; ".join(parts)

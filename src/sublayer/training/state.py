@@ -1,0 +1,138 @@
+"""Everything that training would have to know to go on as if it had never stopped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sublayer.checkpoint import load_state, save_state
+from sublayer.errors import CheckpointError
+from sublayer.training.optimizer import Optimizer
+
+FREE_KEYS = (
+    "training.steps",
+    "training.evaluate_every",
+    "training.evaluation_tokens",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.baselines",
+    "training.logging",
+)
+"""What may change when a run is resumed."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done, skipped ones counted in.
+        skipped: steps skipped for a loss or gradient that was not finite.
+        skipped_in_a_row: how many of these were the last ones.
+        best_loss, best_step: the lowest held-out loss so far, and where.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The training states of a run.
+
+    Args:
+        folder: where they are.
+        identity: the run's whole config; a state of another config is refused.
+        data: the fingerprint of its data, likewise.
+        keep: how many are kept.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    data: str
+    keep: int
+
+    def save(self, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
+        """Write the state after `progress.step` steps.
+
+        Raises:
+            RunError: when the disk is full; earlier states are intact.
+        """
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
+        tensors |= {f"rng.{name}": tensor for name, tensor in _generators().items()}
+        metadata = {"progress": vars(progress), "data": self.data, "config": self.identity}
+        save_state(self.folder, progress.step, tensors, metadata, self.keep)
+
+    def restore(self, model: nn.Module, optimizer: Optimizer) -> Progress:
+        """Put the last state back; a run without one starts at step 0.
+
+        Raises:
+            CheckpointError: when the state is damaged, or belongs to another config or other data.
+        """
+        loaded = load_state(self.folder)
+        if loaded is None:
+            return Progress()
+        tensors, metadata = loaded
+        self._refuse_changes(metadata)
+        model.load_state_dict(_below("model.", tensors))
+        optimizer.load(_below("optimizer.", tensors))
+        _restore_generators(_below("rng.", tensors))
+        return Progress(**metadata["progress"])
+
+    def _refuse_changes(self, metadata: Mapping[str, Any]) -> None:
+        changed = differences(metadata["config"], self.identity)
+        if changed:
+            key, before, now = changed[0]
+            more = f" ({len(changed) - 1} more keys differ)" if len(changed) > 1 else ""
+            raise CheckpointError(
+                f"{key} is {now!r}, but the run in {self.folder.parent} was started with {before!r}{more}; "
+                "resume with what it was started with, or train into another directory."
+            )
+        if metadata["data"] != self.data:
+            raise CheckpointError(
+                f"the data of the run in {self.folder.parent} changed since it was started (its fingerprint was "
+                f"{metadata['data'][:12]}…, now {self.data[:12]}…); bring the old files back, or train into another "
+                "directory."
+            )
+
+
+def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The keys, those in FREE_KEYS left out, in which two trees of plain values differ: (key, before, now)."""
+    if key in FREE_KEYS:
+        return []
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        found = []
+        for name in dict.fromkeys([*before, *now]):
+            found += differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+        return found
+    return [] if before == now else [(key, before, now)]
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _generators() -> dict[str, Tensor]:
+    """The states of torch's random generators; nothing else here draws numbers without a seed of its own."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda.{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def _restore_generators(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    for name, state in states.items():
+        if name.startswith("cuda.") and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda.")))
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
