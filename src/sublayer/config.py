@@ -99,14 +99,15 @@ def sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     more = len(problems) - 1
     tail = f" (and {more} more problem{'s' if more > 1 else ''} after it)" if more else ""
-    text = _describe(problems[0])
-    return text.rstrip(".") + tail + "."
-
-
-def _describe(problem: ErrorDetails) -> str:
     where = ""
-    for step in problem["loc"]:
+    for step in problems[0]["loc"]:
         where += f"[{step}]" if isinstance(step, int) else (f".{step}" if where else str(step))
+    text = f"{where}: {explain(problems[0])}" if where else explain(problems[0])
+    return " ".join(text.split()).rstrip(".") + tail + "."
+
+
+def explain(problem: ErrorDetails) -> str:
+    """What is wrong with a value, in the words of one pydantic error, without its place."""
     message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
         case "value_error" | "unknown_key" | "unknown_kind" | "number_expected":
@@ -116,10 +117,14 @@ def _describe(problem: ErrorDetails) -> str:
         case "literal_error" | "enum":
             expected = problem.get("ctx", {}).get("expected", "")
             message = f"must be {expected}, not {_shown(problem['input'])}"
+        case "tuple_type" | "list_type":
+            message = f"must be a list, not {_shown(problem['input'])}"
+        case "dict_type" | "mapping_type":
+            message = f"must be a mapping of keys to values, not {_shown(problem['input'])}"
         case _:
             message = message[0].lower() + message[1:].replace("Input should", "should")
             message = f"{message.replace('input should', 'must')}, not {_shown(problem['input'])}"
-    return f"{where}: {message}" if where else message
+    return message
 
 
 def _shown(value: Any) -> str:

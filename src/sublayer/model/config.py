@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sublayer.config import Config, Count, Probability, suggest
+from sublayer.config import Config, Count, Probability, explain, suggest
 from sublayer.model.attention import multi_head
 from sublayer.model.attention.base import AttentionChoice
 from sublayer.model.feed_forward import FeedForwardChoice, gated
@@ -151,7 +151,8 @@ class ModelConfig(Config):
         try:
             layer.position.check(self.shape, layer.attention)
         except ValueError as error:
-            raise _located(("position",), str(error)) from None
+            cause = next((name for name in ("position", "attention") if name in change), None)
+            raise _located((*place, cause) if cause else ("position",), str(error)) from None
         return layer
 
     @staticmethod
@@ -162,7 +163,7 @@ class ModelConfig(Config):
             raise _located(where, error.message()) from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise _located((*where, *first["loc"]), first["msg"]) from None
+            raise _located((*where, *first["loc"]), explain(first)) from None
 
 
 def _located(where: tuple[str | int, ...], message: str) -> ValidationError:

@@ -1,6 +1,7 @@
 """Rotary position embedding (RoPE)."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +23,7 @@ class RopeConfig(PositionConfig):
 
     paper: ClassVar[str] = "Su et al. 2021, equation 34"
     shift_invariant: ClassVar[bool] = True
+    shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {"rotary": {}}
 
     kind: Literal["rope"] = "rope"
     theta: Positive = 10000.0
