@@ -56,11 +56,17 @@ class PartConfig(Config):
         values: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
         for key, value in change.items():
             current = getattr(self, key, None)
-            values[key] = current._merged(value) if isinstance(current, PartConfig) else value
+            try:
+                values[key] = current._merged(value) if isinstance(current, PartConfig) else value
+            except PydanticCustomError:
+                values[key] = value  # refused again when it is validated, and then with its place in the tree
         return values | {"kind": self.kind_name()}
 
 
 P = TypeVar("P", bound=PartConfig)
+
+_CONTENT = "__sublayer_content__"
+"""Where a plug-in's module keeps the path and the bytes that it was run from."""
 
 
 class Registry(Generic[P]):
@@ -87,7 +93,7 @@ class Registry(Generic[P]):
         """
         for word in (part.kind_name(), *part.shorthands):
             holder = self._words().get(word)
-            if holder is not None and holder.__qualname__ != part.__qualname__:
+            if holder is not None and _name(holder) != _name(part):  # of the same name: a file that is run again
                 raise ConfigError(
                     f"the {self.family} '{word}' is registered twice, by {holder.__name__} and {part.__name__}."
                 )
@@ -154,8 +160,13 @@ class Registry(Generic[P]):
     def _unknown(self, kind: Any) -> PydanticCustomError:
         return PydanticCustomError(
             "unknown_kind",
-            "'{kind}' is not a {family}; {hint}",
-            {"kind": str(kind), "family": self.family, "hint": suggest(str(kind), sorted(self._words()))},
+            "'{kind}' is not {article} {family}; {hint}",
+            {
+                "kind": str(kind),
+                "article": "an" if self.family[0] in "aeiou" else "a",
+                "family": self.family,
+                "hint": suggest(str(kind), sorted(self._words())),
+            },
         )
 
     def choice(self) -> GetPydanticSchema:
@@ -172,6 +183,10 @@ class Registry(Generic[P]):
             return {"anyOf": [{"enum": sorted(self._words())}, *kinds]}
 
         return GetPydanticSchema(schema, json_schema)
+
+
+def _name(part: type[PartConfig]) -> tuple[str, str]:
+    return part.__module__, part.__qualname__
 
 
 def register(part: type[P]) -> type[P]:
@@ -198,12 +213,14 @@ def load_plugin(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"plugins: there is no file {path}.")
     name = f"sublayer_plugin_{path.stem}"
+    content = path.read_bytes()
     known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
+    if known is not None and vars(known).get(_CONTENT) == (path, content):
         return
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    setattr(module, _CONTENT, (path, content))
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -212,4 +229,5 @@ def load_plugin(path: Path) -> None:
         raise
     except Exception as error:
         del sys.modules[name]
-        raise ConfigError(f"plugins: {path} failed with {type(error).__name__}: {error}.") from error
+        first_line = (str(error).splitlines() or [""])[0].rstrip(".:")
+        raise ConfigError(f"plugins: {path} failed with {type(error).__name__}: {first_line}.") from error
