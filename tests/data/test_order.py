@@ -66,7 +66,7 @@ def test_streams_are_not_in_step_with_the_ranks_of_a_world() -> None:
 def test_the_order_of_a_release_is_the_order_of_the_next() -> None:
     rows = Order([10, 7], [2.0, 1.0]).rows(5, np.arange(12))
     assert list(zip(rows.stream_N.tolist(), rows.row_N.tolist(), strict=True)) == [
-        *[(0, 4), (0, 2), (1, 6), (0, 3), (0, 2), (1, 2), (0, 5), (0, 6), (0, 1), (0, 4), (1, 1), (1, 0)]
+        *[(0, 0), (0, 2), (1, 1), (0, 0), (0, 2), (0, 4), (0, 7), (1, 4), (0, 4), (0, 1), (1, 1), (1, 2)]
     ]
 
 

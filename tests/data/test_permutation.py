@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,18 @@ def test_it_looks_random() -> None:
     assert abs(np.corrcoef(np.arange(size), result)[0, 1]) < 0.04
     assert abs(np.corrcoef(result[:-1], result[1:])[0, 1]) < 0.04
     assert (np.diff(result) == 1 / size).mean() < 0.001
+
+
+@pytest.mark.parametrize("size", [3, 64, 100])
+def test_keys_reach_every_permutation_alike(size: int) -> None:
+    n_keys = 3000
+    keys = np.repeat(mixed(np.arange(n_keys, dtype=np.uint64)), size)
+    images = permuted(np.tile(np.arange(size), n_keys), size, keys).reshape(n_keys, size)
+    steps = (images[:, 1] - images[:, 0]) % size - 1  # from one image to the next, which is another
+    for table, n_cells in ((images[:, 0], size), (images[:, -1], size), (steps, size - 1)):
+        counts, expected = np.bincount(table, minlength=n_cells), n_keys / n_cells
+        chi_squared = ((counts - expected) ** 2 / expected).sum()
+        assert chi_squared < n_cells + 5 * np.sqrt(2 * n_cells)
 
 
 def test_words_are_mixed_in_order_and_wrap() -> None:

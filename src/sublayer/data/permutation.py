@@ -15,14 +15,11 @@ ROUNDS = 6
 
 
 def mixed(*words: int | Words) -> Words:
-    """A 64-bit hash of integers and arrays of them, elementwise (the finaliser of splitmix64, Steele et al. 2014)."""
+    """A 64-bit hash of integers and arrays of them, elementwise."""
     state = np.zeros(1, dtype=np.uint64)
     for word in words:
         added = np.atleast_1d(np.asarray(word % (1 << 64) if isinstance(word, int) else word, dtype=np.uint64))
-        state = state + added + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
+        state = _scrambled(state + added + np.uint64(0x9E3779B97F4A7C15))
     return state
 
 
@@ -42,7 +39,14 @@ def permuted(values_N: NDArray[np.int64], size: int, key_N: Words) -> NDArray[np
     while len(outside_N):  # at least a quarter of the network's integers lie inside, so a few turns are enough
         left, right = result_N[outside_N] >> half, result_N[outside_N] & mask
         for key_N in keys_RN:
-            left, right = right, left ^ (mixed(key_N[outside_N], right) & mask)
+            left, right = right, left ^ (_scrambled(key_N[outside_N] ^ right) & mask)
         result_N[outside_N] = (left << half) | right
         outside_N = outside_N[result_N[outside_N] >= size]
     return result_N.astype(np.int64)
+
+
+def _scrambled(word_N: Words) -> Words:
+    """The finaliser of splitmix64 (Steele et al. 2014), a bijection of 64-bit words."""
+    word_N = (word_N ^ (word_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word_N = (word_N ^ (word_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word_N ^ (word_N >> np.uint64(31))
