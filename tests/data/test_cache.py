@@ -1,4 +1,5 @@
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -138,6 +139,22 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(notes: Path, tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"could not be written: "):
         open_or_build(config(notes), tmp_path / "file", lambda stage, done: None)
+
+
+@pytest.mark.parametrize("room", [0.1, 1.2])  # of the text: full while it is written down, and while the tokens are
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(notes: Path, own_cache: Path, room: float) -> None:
+    limit = int(room * sum(file.stat().st_size for file in notes.rglob("*.txt")))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    stages: list[str] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        with pytest.raises(RunError, match="the disk is full: "):
+            open_or_build(config(notes, tokenizer="bytes"), own_cache, lambda stage, done: stages.append(stage))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ("learning the tokenizer" in stages) == (room > 1)
+    assert [path.suffix for path in (own_cache / "data").iterdir()] == [".lock"]
+    assert built(config(notes, tokenizer="bytes"), own_cache)[2] == ALL_STAGES
 
 
 def test_text_larger_than_the_limits_gives_the_same_tokens(

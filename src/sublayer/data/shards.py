@@ -75,7 +75,7 @@ class StreamWriter:
             for begins, ids in pieces:
                 head = [self._tokenizer.end_id] if begins else []
                 ids_N = np.array(head + ids, dtype=self._dtype)
-                ids_N.tofile(file)
+                file.write(ids_N.tobytes())  # `tofile` would not say why it failed
                 self._documents += begins
                 self._tokens += len(ids_N)
                 self._bytes += int(self._tokenizer.bytes_per_token[ids_N].sum())

@@ -56,12 +56,12 @@ class TextConfig(SourceConfig):
         return encoding
 
     def documents(self) -> Iterator[Document]:
-        files = self._files()
+        files, domain = self._files(), self._domain()
         empty = True
         for name, path in files:
             for number, text in enumerate(self._pieces(path)):
                 empty = False
-                yield Document(key=name, domain=self._domain(), text=text, held_out_key=name, continues=number > 0)
+                yield Document(key=name, domain=domain, text=text, held_out_key=name, continues=number > 0)
         if empty:
             what = f"{files[0][1]} is" if len(files) == 1 else f"all {len(files)} text files of {self.path} are"
             raise DataError(f"{what} empty; name a file or folder with text in data.sources.")

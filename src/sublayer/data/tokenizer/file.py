@@ -16,6 +16,8 @@ from sublayer.errors import DataError
 class FileConfig(TokenizerConfig):
     """An existing byte-level `tokenizer.json`, as Hugging Face models carry.
 
+    One with a normaliser (such as NFC) reads text as that leaves it, so only such text comes back as it was.
+
     Attributes:
         path: the file, or a directory that holds it.
         end: its token that begins every document; left out, the `eos_token` that `tokenizer_config.json` beside it
