@@ -12,15 +12,16 @@ from sublayer.errors import CheckpointError, RunError
 from sublayer.files import explain, remove_leftovers, written_aside
 from sublayer.generation import Completion, GenerationConfig, generate
 from sublayer.measures.baselines import Baseline, Later, baselines_of
-from sublayer.measures.held_out import HeldOut
+from sublayer.measures.score import Score
 from sublayer.model import Transformer
 from sublayer.run import RunConfig, read_config, write_config
 from sublayer.run_directory import CONFIG, claimed, existing_directory, new_directory
 from sublayer.training import Outcome, Watcher
 from sublayer.training import train as train_model
+from sublayer.training.curve import draw_curve
 from sublayer.training.device import choose_device, choose_dtype
 
-SUMMARY = "summary.json"
+SUMMARY, CURVE = "summary.json", "loss.svg"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Run:
     model: Transformer
     tokenizer: Tokenizer
     corpus: Corpus
-    held_out: Mapping[str, HeldOut]
+    held_out: Mapping[str, Score]
     baselines: Mapping[str, Baseline]
     seconds: float
 
@@ -104,6 +105,7 @@ def train(
             watcher.preparing("comparing with a bigram model and lzma", 0.0)
             compared = baselines.result() if baselines is not None else {}
             _write_summary(directory / SUMMARY, outcome, compared)
+            draw_curve(directory, directory / CURVE, {name: part.bigram.loss for name, part in compared.items()})
     return Run(
         directory,
         complete,

@@ -39,13 +39,17 @@ def options(config: type[Config]) -> list[Option]:
 
 
 def _values(field: FieldInfo) -> str:
-    text = _type(field.annotation)
-    bounds = []
-    for rule in _flat(field.metadata) + _flat_arguments(field.annotation):
-        for kind, sign, name in ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le"), (Lt, "<", "lt")):
-            if isinstance(rule, kind):
-                bounds.append(f"{sign} {getattr(rule, name)}")
-    return " ".join([text, *dict.fromkeys(bounds)])
+    """The type and the narrowest bounds, as in `number > 0, ≤ 0.5 or null`."""
+    rules = _flat(field.metadata) + _flat_arguments(field.annotation)
+    lower: list[tuple[Any, str]] = [(rule.ge, "≥") for rule in rules if isinstance(rule, Ge)]
+    lower += [(rule.gt, ">") for rule in rules if isinstance(rule, Gt)]
+    upper: list[tuple[Any, str]] = [(rule.le, "≤") for rule in rules if isinstance(rule, Le)]
+    upper += [(rule.lt, "<") for rule in rules if isinstance(rule, Lt)]
+    # Of equal bounds the strict one is the narrower.
+    bounds = [max(lower, key=lambda bound: (bound[0], bound[1] == ">"))] if lower else []
+    bounds += [min(upper, key=lambda bound: (bound[0], bound[1] != "<"))] if upper else []
+    text, *null = _type(field.annotation).split(" or null")
+    return f"{text} {', '.join(f'{sign} {value:g}' for value, sign in bounds)}".rstrip() + (" or null" if null else "")
 
 
 def _type(annotation: Any) -> str:
@@ -54,7 +58,7 @@ def _type(annotation: Any) -> str:
         return " | ".join(str(value) for value in arguments)
     if origin in (Union, UnionType):
         return " | ".join(_type(argument) for argument in arguments if argument is not NoneType) + (
-            " | null" if NoneType in arguments else ""
+            " or null" if NoneType in arguments else ""
         )
     if origin is tuple:
         return f"[{_type(arguments[0])}, …]" if Ellipsis in arguments else f"[{', '.join(map(_type, arguments))}]"
@@ -62,7 +66,8 @@ def _type(annotation: Any) -> str:
         return _type(arguments[0]) if hasattr(annotation, "__metadata__") else "mapping"
     if isinstance(annotation, type):
         if issubclass(annotation, PartConfig):
-            return f"a {annotation.registry.family}"
+            family = annotation.registry.family.replace("_", "-")
+            return f"{'an' if family[0] in 'aeiou' else 'a'} {family}"
         if issubclass(annotation, Config):
             return "mapping"
     return {int: "integer", float: "number", bool: "true | false", str: "text"}.get(annotation, "mapping")

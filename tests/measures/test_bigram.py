@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sublayer.data import Batch, DataConfig, prepare
-from sublayer.measures.bigram import Bigram, Score, bigram_scores
+from sublayer.measures.bigram import Bigram, bigram_scores
+from sublayer.measures.score import Score
 
 
 def ids(*tokens: int) -> np.ndarray:

@@ -19,24 +19,21 @@ Sources = Annotated[tuple[Annotated[SourceConfig, SOURCES.choice()], ...], Befor
 
 
 class DataConfig(Config):
-    """Data for training and validation.
-
-    Attributes:
-        sources: what to train on; each has a share of the training by its weight.
-        validation: what to validate on; left out, a part of the sources that training never sees.
-        validation_share: how large that held-out part is.
-        tokenizer: learnt from the training side, or given.
-        sequence_length: T, tokens a row.
-        isolate_documents: documents in the same row do not see one another and count positions from their own start;
-            if not, a row is read as one document.
-    """
+    """Data for training and validation."""
 
     sources: Annotated[Sources, Field(min_length=1)] = (EmbeddedConfig(),)
+    """What to train on; each has a share of the training by its weight."""
     validation: Sources = ()
+    """What to validate on; left out, a part of the sources that training never sees."""
     validation_share: Annotated[Share, Field(gt=0, le=0.5)] = 0.05
+    """How large that held-out part is."""
     tokenizer: Annotated[TokenizerConfig, TOKENIZERS.choice()] = BpeConfig()
+    """Learnt from the training side, or given."""
     sequence_length: Count = 256
+    """T, tokens a row."""
     isolate_documents: bool = True
+    """Documents in the same row do not see one another and count positions from their own start; if not, a row is
+    read as one document."""
 
     @model_validator(mode="after")
     def _refuse_what_would_be_ignored(self) -> Self:

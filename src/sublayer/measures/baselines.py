@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sublayer.data import Corpus
-from sublayer.measures.bigram import Score, bigram_scores
+from sublayer.measures.bigram import bigram_scores
 from sublayer.measures.compression import Compression, compression_scores
+from sublayer.measures.score import Score
 
 R = TypeVar("R")
 

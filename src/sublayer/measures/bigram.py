@@ -8,9 +8,7 @@ modeling", §2 (Witten–Bell smoothing).
 Shape suffixes: B batch, T length, V vocabulary, N tokens, P distinct pairs.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -18,34 +16,10 @@ from numpy.typing import NDArray
 
 from sublayer.data.corpus import Corpus
 from sublayer.data.packing import NOT_SCORED, Batch
+from sublayer.measures.score import Score
 
 MOST_TOKENS = 50_000_000
 """Tokens counted at most: more would need gigabytes and move the figure little."""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What a model of any kind makes of held-out tokens.
-
-    Attributes:
-        nats: summed over tokens.
-        tokens: how many were scored.
-        bytes: of text, which those tokens stand for.
-    """
-
-    nats: float
-    tokens: int
-    bytes: int
-
-    @property
-    def loss(self) -> float:
-        """Nats a token."""
-        return self.nats / self.tokens
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits a byte of text: comparable between tokenizers, and with compressors."""
-        return self.nats / math.log(2.0) / self.bytes
 
 
 class Bigram:

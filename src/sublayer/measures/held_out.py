@@ -3,54 +3,18 @@
 Shapes: B batch, T tokens.
 """
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 
 from sublayer.data import Batch, Corpus
+from sublayer.measures.score import Score
 from sublayer.model import Layout, Transformer
 from sublayer.model.loss import IGNORED
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The loss of one domain's held-out text, read in windows that do not overlap.
-
-    Attributes:
-        nats: the sum of −log p over the scored tokens.
-        tokens: how many were scored.
-        bytes: how many bytes of text they stand for.
-    """
-
-    nats: float
-    tokens: int
-    bytes: int
-
-    @property
-    def loss(self) -> float:
-        """Nats a token."""
-        return self.nats / self.tokens
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits a byte of text: comparable between tokenizers, and with compressors."""
-        return self.nats / math.log(2) / max(1, self.bytes)
-
-
-def total(parts: Iterable[HeldOut]) -> HeldOut:
-    """Several domains as one, each token weighing the same."""
-    parts = list(parts)
-    return HeldOut(
-        sum(part.nats for part in parts), sum(part.tokens for part in parts), sum(part.bytes for part in parts)
-    )
-
-
 @torch.no_grad()
-def held_out(
-    model: Transformer, corpus: Corpus, batch_size: int, max_tokens: int | None = None
-) -> Mapping[str, HeldOut]:
+def held_out(model: Transformer, corpus: Corpus, batch_size: int, max_tokens: int | None = None) -> Mapping[str, Score]:
     """The held-out loss by domain.
 
     Args:
@@ -75,7 +39,7 @@ def held_out(
             nats += float(out.losses["cross_entropy"]) * scored.numel()
             tokens += scored.numel()
             n_bytes += int(bytes_per_token[scored].sum())
-        results[domain] = HeldOut(nats, tokens, n_bytes)
+        results[domain] = Score(nats, tokens, n_bytes)
     model.train(was_training)
     return results
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from sublayer.checkpoint import save_model, save_weights
 from sublayer.data import Batch, Corpus
 from sublayer.errors import RunError
-from sublayer.measures.held_out import HeldOut, held_out, layout_of, total
+from sublayer.measures.held_out import held_out, layout_of
+from sublayer.measures.score import Score, total
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.loss import IGNORED
 from sublayer.training.config import TrainingConfig
@@ -41,7 +42,7 @@ class Outcome:
     """
 
     model: Transformer
-    held_out: Mapping[str, HeldOut]
+    held_out: Mapping[str, Score]
     progress: Progress
     seconds: float
 
@@ -80,7 +81,7 @@ def train(
     checkpoints = Checkpoints(directory / "checkpoints", identity, corpus.fingerprint, config.keep_checkpoints)
     progress = checkpoints.restore(model, optimizer)
     forward = torch.compile(model) if config.compile else model
-    results: Mapping[str, HeldOut] = {}
+    results: Mapping[str, Score] = {}
 
     with StopSignals() as stop, Journal(directory, config.logging, progress.step) as journal:
         watcher.started(progress.step, config.steps, _note(model, corpus, progress, device, dtype))

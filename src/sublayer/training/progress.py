@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
-from sublayer.measures.held_out import HeldOut
+from sublayer.measures.score import Score
 
 
 class Watcher:
@@ -32,7 +32,7 @@ class Watcher:
     def trained(self, step: int, loss: float, tokens_per_second: float) -> None:
         """A step is done."""
 
-    def evaluated(self, step: int, results: Mapping[str, HeldOut]) -> None:
+    def evaluated(self, step: int, results: Mapping[str, Score]) -> None:
         """Held-out text was read."""
 
     def noticed(self, note: str) -> None:
@@ -75,7 +75,7 @@ class Bar(Watcher):
             figures = f"loss {self._loss:.3f}  {tokens_per_second:,.0f} tokens/s"
             self._bar.update(self._task, completed=step, figures=figures)
 
-    def evaluated(self, step: int, results: Mapping[str, HeldOut]) -> None:
+    def evaluated(self, step: int, results: Mapping[str, Score]) -> None:
         self._console.print(f"step {step:>6}  {held_out_line(results)}", highlight=False)
 
     def noticed(self, note: str) -> None:
@@ -124,7 +124,7 @@ class Lines(Watcher):
                 f"{int(left) // 60}:{int(left) % 60:02d} left"
             )
 
-    def evaluated(self, step: int, results: Mapping[str, HeldOut]) -> None:
+    def evaluated(self, step: int, results: Mapping[str, Score]) -> None:
         self._print(f"step {step}/{self._steps}  {held_out_line(results)}")
 
     def noticed(self, note: str) -> None:
@@ -134,7 +134,7 @@ class Lines(Watcher):
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
-def held_out_line(results: Mapping[str, HeldOut]) -> str:
+def held_out_line(results: Mapping[str, Score]) -> str:
     """The held-out figures in one line."""
     parts = [f"{domain} {part.loss:.3f} nats, {part.bits_per_byte:.3f} bits/byte" for domain, part in results.items()]
     return "held-out: " + "; ".join(parts)

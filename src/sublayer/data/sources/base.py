@@ -12,15 +12,12 @@ SOURCES: "Registry[SourceConfig]" = Registry("source")
 
 
 class SourceConfig(PartConfig):
-    """A source of documents.
-
-    Attributes:
-        weight: how much of training comes from this source, as a share: its weight over the sum of all weights.
-    """
+    """A source of documents."""
 
     registry: ClassVar[Registry[Any]] = SOURCES
 
     weight: Positive = 1.0
+    """How much of training comes from this source, as a share: its weight over the sum of all weights."""
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:

@@ -34,13 +34,11 @@ class EmbeddedConfig(SourceConfig):
     Domain `code` is the library's source with docstrings removed; `prose` is its docstrings (one document a module) and
     the language help of `pydoc_data.topics` (one document a topic; some builds of Python lack them).  A module is held
     out in both domains or in neither.
-
-    Attributes:
-        domains: which of the two to take.
     """
 
     kind: Literal["embedded"] = "embedded"
     domains: tuple[Literal["code", "prose"], ...] = Field(default=("code", "prose"), min_length=1)
+    """Which of the two to take."""
 
     @field_validator("domains")
     @classmethod

@@ -25,17 +25,15 @@ class TextConfig(SourceConfig):
     """Text files, one document each.
 
     In a folder or a glob, hidden files, binary files (a null byte near the start) and empty files are passed by.
-
-    Attributes:
-        path: a file, a folder (read with everything below it) or a glob such as `notes/**/*.md`.
-        domain: what to call this text in reports; left out, the file's stem or the folder's name.
-        encoding: how the files are encoded; a byte-order mark is removed.
     """
 
     kind: Literal["text"] = "text"
     path: str = Field(min_length=1)
+    """A file, a folder (read with everything below it) or a glob such as `notes/**/*.md`."""
     domain: str | None = None
+    """What to call this text in reports; left out, the file's stem or the folder's name."""
     encoding: str = "utf-8"
+    """How the files are encoded; a byte-order mark is removed."""
 
     @field_validator("domain")
     @classmethod

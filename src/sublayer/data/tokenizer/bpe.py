@@ -23,18 +23,15 @@ def _holds_every_byte(size: int) -> int:
 
 @TOKENIZERS.register
 class BpeConfig(TokenizerConfig):
-    """Byte-level BPE learnt from the training text; the same text gives the same tokenizer.
-
-    Attributes:
-        vocab_size: how many tokens at most; a small text has fewer pairs to merge and gives fewer.
-        min_frequency: a pair seen less often than this is not merged.
-    """
+    """Byte-level BPE learnt from the training text; the same text gives the same tokenizer."""
 
     paper: ClassVar[str] = "Sennrich et al. 2016, §3.2; on bytes: Radford et al. 2019, §2.2"
 
     kind: Literal["bpe"] = "bpe"
     vocab_size: Annotated[Count, AfterValidator(_holds_every_byte)] = 4096
+    """How many tokens at most; a small text has fewer pairs to merge and gives fewer."""
     min_frequency: Count = 2
+    """A pair seen less often than this is not merged."""
 
     def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
         core = tokenizers.Tokenizer(models.BPE())

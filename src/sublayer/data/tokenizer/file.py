@@ -17,16 +17,14 @@ class FileConfig(TokenizerConfig):
     """An existing byte-level `tokenizer.json`, as Hugging Face models carry.
 
     One with a normaliser (such as NFC) reads text as that leaves it, so only such text comes back as it was.
-
-    Attributes:
-        path: the file, or a directory that holds it.
-        end: its token that begins every document; left out, the `eos_token` that `tokenizer_config.json` beside it
-            names, or else `<|endoftext|>`.
     """
 
     kind: Literal["file"] = "file"
     path: str = Field(min_length=1)
+    """The file, or a directory that holds it."""
     end: str | None = None
+    """Its token that begins every document; left out, the `eos_token` that `tokenizer_config.json` beside it names,
+    or else `<|endoftext|>`."""
 
     def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
         return Tokenizer.load(self._path(), self.end)
