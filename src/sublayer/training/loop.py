@@ -154,8 +154,9 @@ def train(
                     progress.best_loss, progress.best_step = total(results.values()).loss, progress.step
                     save_model(directory / "best", model, corpus.tokenizer)
             if done or stop.name or progress.step % config.checkpoint_every == 0:
-                checkpoints.save(progress, model, optimizer)
+                # The weights first: a run killed between the two does these steps again, and writes both.
                 save_weights(directory, model)
+                checkpoints.save(progress, model, optimizer)
             if stop.name and not done:
                 raise Stopped(f"stopped by {stop.name} at step {progress.step} of {config.steps}; everything is saved.")
             last = time.monotonic()
