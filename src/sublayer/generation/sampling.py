@@ -58,15 +58,14 @@ def penalised(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
 def distribution(logits_BV: Tensor, config: GenerationConfig) -> Tensor:
     """The probabilities to draw with, [B, V]: 0 for what top-k, top-p and min-p cut, the rest summing to 1.
 
-    Of equally probable tokens at a cut, those with lower ids are kept.  At least one token always is.
+    Of tokens with equal logits at a cut, those with lower ids are kept.  At least one token always is.
     """
-    # Subtracting the largest first, and no division by 0, let the temperature go as near to 0 as one likes.
-    temperature = max(config.temperature, torch.finfo(torch.float32).tiny)
-    probs_BV = ((logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature).softmax(-1)
     top_p = None if config.top_p == 1 else config.top_p  # all of it is no cut, whatever the sum rounds to
     if config.top_k is None and top_p is None and config.min_p is None:
-        return probs_BV
-    ranked_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+        return _softmax(logits_BV, config.temperature)
+    # Ranked by their logits: probabilities may round to the same where logits differ, and top_k: 1 must be the argmax.
+    ranked_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
+    ranked_BV = _softmax(ranked_BV, config.temperature)
     kept_BV = torch.ones_like(ranked_BV, dtype=torch.bool)
     if config.top_k is not None:
         kept_BV[:, config.top_k :] = False
@@ -78,7 +77,13 @@ def distribution(logits_BV: Tensor, config: GenerationConfig) -> Tensor:
         kept_BV &= ranked_BV >= config.min_p * ranked_BV[:, :1]
     ranked_BV = torch.where(kept_BV, ranked_BV, 0)
     ranked_BV = ranked_BV / ranked_BV.sum(-1, keepdim=True)
-    return torch.zeros_like(probs_BV).scatter_(-1, order_BV, ranked_BV)
+    return torch.zeros_like(ranked_BV).scatter_(-1, order_BV, ranked_BV)
+
+
+def _softmax(logits_BV: Tensor, temperature: float) -> Tensor:
+    # Subtracting the largest first, and no division by 0, let the temperature go as near to 0 as one likes.
+    temperature = max(temperature, torch.finfo(torch.float32).tiny)
+    return ((logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature).softmax(-1)
 
 
 def drawn(probs_BV: Tensor, uniforms: list[float]) -> Tensor:
