@@ -1,0 +1,221 @@
+"""Every kernel equals the reference: forward and gradients, in a whole model and by itself."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.model.attention.kernel import KERNELS, Attention
+from sublayer.model.attention.pattern import Pattern, PatternConfig
+from sublayer.model.attention.score import OffsetBias, ScoreChange
+from sublayer.model.layout import Span
+from sublayer.registry import PartConfig
+from tests.properties.composition import (
+    FEW_AND_MANY,
+    assert_equal_gradients,
+    assert_equal_logits,
+    compositions,
+    examine,
+    gradients,
+    lively,
+    parts,
+    random_tokens,
+)
+
+
+def with_kernel(config: ModelConfig, kernel: str) -> ModelConfig:
+    """The same composition with one kernel in every layer."""
+    registry = type(config.attention).registry
+
+    def set_kernel(value: Any) -> Any:
+        values = registry.expand(value, default_kind=config.attention.kind_name())
+        values = values.tree() if isinstance(values, PartConfig) else dict(values)
+        if "kernel" in registry[values["kind"]].model_fields:
+            values["kernel"] = kernel
+        return values
+
+    tree = config.tree()
+    tree["attention"] = set_kernel(tree["attention"])
+    tree["layers"] = [
+        layer | {"attention": set_kernel(layer["attention"])} if "attention" in layer else layer
+        for layer in tree["layers"]
+    ]
+    return ModelConfig.parse(tree)
+
+
+layouts = st.sampled_from(
+    [
+        None,
+        Layout.ragged([9, 0, 4]),
+        Layout(document_BT=torch.tensor([[0] * 4 + [1] * 5, [1] * 9, [5, 6, 7, 7, 7, 7, 8, 8, 8]])),
+        Layout(
+            document_BT=torch.tensor([[0] * 4 + [1] * 5] * 3),
+            valid_BT=torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 0]] * 3, dtype=torch.bool),
+        ),
+    ]
+)
+
+
+@pytest.mark.parametrize("kernel", ["auto", *(name for name in KERNELS if name != "reference")])
+@pytest.mark.parametrize("times", FEW_AND_MANY)
+def test_a_model_computes_the_same_with_every_kernel(kernel: str, times: int) -> None:
+    def check(composition: ModelConfig, layout: Layout | None) -> None:
+        reference = lively(with_kernel(composition, "reference"))
+        other = lively(with_kernel(composition, kernel))
+        tokens = random_tokens(1, 3, 9)
+        cotangent = torch.randn(3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+        expected, actual = reference(tokens, layout).logits, other(tokens, layout).logits
+        assert_equal_logits(actual, expected)
+        assert_equal_gradients(
+            gradients(other, (actual * cotangent).sum()), gradients(reference, (expected * cotangent).sum())
+        )
+
+    examine(check, 60 * times, fixed=times == 1, composition=compositions(), layout=layouts)
+
+
+# ------------------------------------------------------------------------------------------------ the kernels alone
+
+
+@dataclass
+class Case:
+    """Random queries, keys and values, and where they stand."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    call: Attention
+    blind: Tensor
+    """[B, T]: the queries that see no key."""
+
+
+def brute_force(case: Case) -> Tensor:
+    """softmax(scale·qk + bias) v, one query and one key at a time, without a mask."""
+    out = torch.zeros_like(case.q) + 0 * (case.q.sum() + case.k.sum() + case.v.sum())  # in the graph, seen or not
+    span, pattern = case.call.span, case.call.pattern
+    n_rows, n_heads, n_queries, _ = case.q.shape
+    group = n_heads // case.k.shape[1]
+    bias = case.call.score_change.dense(span) if case.call.score_change is not None else None
+    for b in range(n_rows):
+        for i in range(n_queries):
+            seen = [j for j in range(case.k.shape[2]) if _sees(pattern, span, b, i, j)]
+            for h in range(n_heads):
+                if not seen:
+                    continue
+                keys, values = case.k[b, h // group, seen], case.v[b, h // group, seen]
+                scores = keys @ case.q[b, h, i] * case.call.scale
+                if bias is not None:
+                    scores = scores + bias[b % bias.shape[0], h, i, seen]
+                out[b, h, i] = scores.softmax(0) @ values
+    return out
+
+
+def _sees(pattern: Pattern, span: Span, b: int, i: int, j: int) -> bool:
+    if span.key_valid is not None and not span.key_valid[b, j]:
+        return False
+    if span.query_document is not None and span.query_document[b, i] != span.key_document[b, j]:
+        return False
+    return bool(pattern.visible(span.query_positions[b, i], span.key_positions[b, j]))
+
+
+class RowBias(ScoreChange):
+    """A change that is neither by offset nor the same for all rows."""
+
+    def __init__(self, bias: Tensor) -> None:
+        self.bias = bias
+
+    def dense(self, span: Span) -> Tensor:
+        return self.bias
+
+
+@st.composite
+def cases(draw: st.DrawFn, dtype: torch.dtype) -> Case:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    n_rows, n_groups, group = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    n_queries, width = draw(st.integers(1, 6)), draw(st.sampled_from([1, 2, 8]))
+    direction = draw(st.sampled_from(["causal", "bidirectional"]))
+    aligned = draw(st.booleans())
+    n_keys = n_queries if aligned else draw(st.integers(1, 7))
+    chosen = draw(parts(PatternConfig.registry))
+
+    def randint(high: int, *shape: int) -> Tensor:
+        return torch.randint(0, high, shape, generator=generator)
+
+    query_positions = randint(8, n_rows, n_queries)
+    key_positions = randint(8, n_rows, n_keys)
+    query_document = key_document = key_valid = None
+    if aligned:
+        query_positions = key_positions = torch.arange(n_queries).expand(n_rows, -1)
+    elif draw(st.booleans()):
+        query_document, key_document = randint(3, n_rows, n_queries), randint(3, n_rows, n_keys)
+    if not aligned and draw(st.booleans()):
+        key_valid = randint(2, n_rows, n_keys).bool()
+    span = Span(query_positions, key_positions, query_document, key_document, key_valid, aligned=aligned)
+
+    n_heads = n_groups * group
+    change: ScoreChange | None = draw(
+        st.sampled_from(
+            [
+                None,
+                OffsetBias(
+                    "test", lambda offsets: -0.3 * torch.arange(n_heads)[:, None, None] * offsets[:, None].abs()
+                ),
+                RowBias(torch.randn(n_rows, n_heads, n_queries, n_keys, generator=generator)),
+            ]
+        )
+    )
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
+
+    q = randn(n_rows, n_heads, n_queries, width)
+    k, v = randn(n_rows, n_groups, n_keys, width), randn(n_rows, n_groups, n_keys, width)
+    call = Attention(chosen.pattern(direction), span, scale=width**-0.5, score_change=change)
+    visible = span.visible(call.pattern)
+    blind = torch.zeros(n_rows, n_queries, dtype=torch.bool)
+    if visible is not None:
+        blind = ~visible.expand(n_rows, 1, n_queries, n_keys)[:, 0].any(-1)
+    return Case(q, k, v, call, blind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", list(KERNELS))
+@pytest.mark.parametrize("times", FEW_AND_MANY)
+def test_a_kernel_equals_attention_written_out_query_by_query(name: str, dtype: torch.dtype, times: int) -> None:
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-6  # score changes are in float32
+
+    def check(case: Case) -> None:
+        kernel = KERNELS[name]
+        if kernel.refuses(case.call) is not None:
+            return
+        out, expected = kernel(case.q, case.k, case.v, case.call).out_BHTK, brute_force(case)
+        assert out.dtype == dtype
+        torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+        assert (out.transpose(1, 2)[case.blind] == 0).all(), "a query that sees nothing gets zeros"
+
+        cotangent = torch.randn(out.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+        inputs = (case.q, case.k, case.v)
+        actual = torch.autograd.grad(out, inputs, cotangent)
+        wanted = torch.autograd.grad(expected, inputs, cotangent)
+        for side, one, other in zip("qkv", actual, wanted, strict=True):
+            assert one.isfinite().all(), f"the gradient of {side}"
+            torch.testing.assert_close(one, other, rtol=tolerance * 10, atol=tolerance * 10)
+
+    examine(check, 60 * times, fixed=times == 1, case=cases(dtype))
+
+
+def test_a_model_in_which_a_query_sees_nothing_has_finite_gradients() -> None:
+    config = ModelConfig(
+        vocab_size=11, d_model=8, n_layers=2, attention={"n_heads": 2, "pattern": {"kind": "window", "size": 2}}
+    )
+    # The second row is padding throughout; in the third, a lone document's window holds nothing but padding.
+    layout = Layout(valid_BT=torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.bool))
+    for kernel in KERNELS:
+        model = Transformer(with_kernel(config, kernel))
+        loss = model(random_tokens(1, 3, 4), layout, targets=random_tokens(2, 3, 4)).loss
+        assert loss.isfinite()
+        assert all(gradient.isfinite().all() for gradient in gradients(model, loss).values())
