@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sublayer.errors import RunError
@@ -20,8 +20,8 @@ def written_aside(target: Path) -> Iterator[Path]:
         RunError: when the disk is full or the place cannot be written; `target` is as it was before.
     """
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    remove(aside)
     try:
+        remove(aside)
         target.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         _sync(aside)
@@ -30,7 +30,11 @@ def written_aside(target: Path) -> Iterator[Path]:
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             remove(old)
             target.rename(old)
-            aside.rename(target)
+            try:
+                aside.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
             remove(old)
         else:
             aside.replace(target)
@@ -53,20 +57,29 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # one of its parents is a file, so it is not there
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what writers killed half-way left in `directory`."""
-    for pattern in (".*.partial", ".*.old"):
-        for leftover in directory.glob(pattern):
-            remove(leftover)
+    """Delete what writers killed half-way left in `directory`; what had stepped aside for a successor that never came
+    is put back."""
+    for old in directory.glob(".*.old"):
+        target = directory / old.name[1:].rsplit(".", 2)[0]
+        if target.exists():
+            remove(old)
+        else:
+            old.rename(target)
+    for partial in directory.glob(".*.partial"):
+        remove(partial)
 
 
 def _sync(path: Path) -> None:
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as handle:
+    for entry in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if entry.is_dir():
+            _sync_entry(entry)
+        elif entry.is_file():
+            with entry.open("rb") as handle:
                 os.fsync(handle.fileno())
 
 
