@@ -12,6 +12,7 @@ from pydantic import model_validator
 from sublayer.config import Config, suggest
 from sublayer.data import DataConfig
 from sublayer.errors import ConfigError
+from sublayer.files import written_aside
 from sublayer.model import ModelConfig
 from sublayer.registry import load_plugin
 from sublayer.training import TrainingConfig
@@ -81,7 +82,7 @@ def read_config(
         ConfigError: when the file is missing or no YAML mapping, or a value is refused.
     """
     if isinstance(source, Mapping):
-        values = dict(source)
+        values = _copied(source)  # the overrides are put into it, and the caller's stays as it is
     else:
         values = _read_yaml(Path(source)) if source is not None else read_preset("default")
     for key, value in _pairs(overrides):
@@ -91,10 +92,13 @@ def read_config(
         raise ConfigError(
             f"version: this sublayer reads configs of version {VERSION}, not {version!r}; update sublayer."
         )
-    plugins = values.get("plugins") or ()
-    for plugin in [plugins] if isinstance(plugins, str) else plugins:
-        load_plugin(Path(str(plugin)))
-    return RunConfig.parse(values | {"plugins": [plugins] if isinstance(plugins, str) else plugins})
+    plugins = values.get("plugins") or []
+    if isinstance(plugins, str):
+        plugins = [plugins]
+    if isinstance(plugins, list):  # anything else is refused below
+        for plugin in plugins:
+            load_plugin(Path(str(plugin)))
+    return RunConfig.parse(values | {"plugins": plugins})
 
 
 def presets() -> list[str]:
@@ -118,15 +122,50 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write a config so that `sublayer train PATH` repeats the run."""
-    path.write_text(yaml.safe_dump(config.tree(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """Write a config so that `sublayer train PATH` repeats the run.
+
+    Raises:
+        RunError: when the disk is full or the file cannot be written.
+    """
+    with written_aside(path) as aside:
+        text = yaml.dump(config.tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        aside.write_text(text, encoding="utf-8")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people take it to be: `1e-3` is a number (in YAML 1.1 a text), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads as the same: a text `1e3` in quotes."""
+
+
+for each in (_Loader, _Dumper):
+    each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / "config.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no config {path}; name a YAML file, or none for the default run.") from None
     except UnicodeDecodeError:
@@ -138,8 +177,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it cannot be read"
         raise ConfigError(f"{path} is not valid YAML{place}: {problem}.") from None
+    except (ValueError, RecursionError) as error:  # such as a date with a thirteenth month
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from None
     if values is None:
-        return {}
+        raise ConfigError(
+            f"{path} is empty; write at least 'version: {VERSION}', or name no config for the default run."
+        )
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no mapping of keys to values, as a config must.")
     return values
@@ -154,12 +197,19 @@ def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]
         if not equals or not re.fullmatch(r"[\w.]+", key):
             raise ConfigError(f"'{text}' is no override; write key=value, such as training.steps=200.")
         try:
-            pairs.append((key, yaml.safe_load(value)))
-        except yaml.YAMLError:
+            pairs.append((key, _yaml(value)))
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(
                 f"{key}: '{value}' is no YAML value; quote it for the shell, as in key='[a, b]'."
             ) from None
     return pairs
+
+
+def _copied(value: Any) -> Any:
+    """A tree of mappings and lists again, with the same leaves."""
+    if isinstance(value, Mapping):
+        return {key: _copied(below) for key, below in value.items()}
+    return [_copied(below) for below in value] if isinstance(value, list | tuple) else value
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
@@ -168,7 +218,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
     for depth, name in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(here, list):
-            if not name.isdigit() or int(name) >= len(here):
+            if not name.isdecimal() or int(name) >= len(here):
                 raise ConfigError(f"{key}: '{name}' is no place in a list of {len(here)}; count from 0.")
             place: Any = int(name)
         else:
