@@ -103,6 +103,7 @@ class Span:
         query_positions: [1 or B, T]; key_positions: [1 or B, S].
         query_document, key_document: the same shapes, or None for one document.
         key_valid: [B, S], False for padding and for slots of a cache that hold nothing; None when all are valid.
+        whole: the token of every query is among the keys.
         aligned: the keys are the queries themselves, one plain document a row.
         newest: the only query stands behind every key, so causality hides none.
     """
@@ -112,6 +113,7 @@ class Span:
     query_document: Tensor | None = None
     key_document: Tensor | None = None
     key_valid: Tensor | None = None
+    whole: bool = False
     aligned: bool = False
     newest: bool = False
     _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -121,7 +123,7 @@ class Span:
         """Every token of a resolved layout as query and as key."""
         positions, document = layout.positions_BT, layout.document_BT
         assert positions is not None
-        return cls(positions, positions, document, document, layout.valid_BT, aligned=plain)
+        return cls(positions, positions, document, document, layout.valid_BT, whole=True, aligned=plain)
 
     def offsets(self) -> Tensor:
         """How far back each key lies: query position − key position, [1 or B, T, S]."""

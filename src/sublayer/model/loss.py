@@ -12,8 +12,8 @@ from torch.nn import functional as F
 IGNORED = -100
 """The target of a token that is not scored."""
 
-CHUNK_BYTES = 32 * 2**20
-"""Logits held at once."""
+CHUNK_BYTES = 4 * 2**20
+"""Size of the logits held at once: small enough to stay in a cache between the passes over them."""
 
 
 def cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -54,27 +54,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden, scored = hidden_ND[rows], scored_N[rows]
             target = torch.where(scored, targets_N[rows], 0)[:, None]
             logits = (hidden @ weight.T).to(total.dtype)
-            log_total = logits.logsumexp(-1, keepdim=True)
-            losses = log_total - logits.gather(1, target)
-            total = total + torch.where(scored, losses[:, 0], 0).sum()
+            log_probabilities = logits.log_softmax(-1)
+            losses = log_probabilities.gather(1, target)[:, 0]
+            total = total - torch.where(scored, losses, 0).sum()
             if hidden_grad is None and weight_grad is None:
                 continue
-            gradient = (logits - log_total).exp_()
-            gradient.scatter_add_(1, target, torch.full_like(losses, -1.0))
-            gradient = (gradient * (scored[:, None] / count)).to(hidden.dtype)
+            # softmax − one-hot.  Which rows count is multiplied into the narrow factors, and 1/count into the result.
+            gradient = log_probabilities.exp_().scatter_add_(1, target, -torch.ones_like(losses)[:, None])
+            gradient = gradient.to(hidden.dtype)
+            counted = scored[:, None].to(hidden.dtype)
             if hidden_grad is not None:
-                hidden_grad[rows] = gradient @ weight
+                hidden_grad[rows] = (gradient @ weight) * counted
             if weight_grad is not None:
-                weight_grad += gradient.T @ hidden
-        ctx.save_for_backward(hidden_grad, weight_grad)
+                weight_grad += gradient.T @ (hidden * counted)
+        ctx.save_for_backward(hidden_grad, weight_grad, count)
         return total / count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
+        hidden_grad, weight_grad, count = ctx.saved_tensors
+        share = grad / count
         return (
-            None if hidden_grad is None else hidden_grad * grad.to(hidden_grad.dtype),
-            None if weight_grad is None else weight_grad * grad.to(weight_grad.dtype),
+            None if hidden_grad is None else hidden_grad * share.to(hidden_grad.dtype),
+            None if weight_grad is None else weight_grad * share.to(weight_grad.dtype),
             None,
         )
 

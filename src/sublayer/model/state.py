@@ -171,6 +171,7 @@ class State:
             query_document=new.document_BT,
             key_document=None if self._document_BL is None else self._document_BL[:, :n_slots],
             key_valid=None if plain else slots < self.length_B[:, None],
+            whole=True,
             aligned=plain and self._before == 0,
             newest=plain and new.positions_BT.shape[1] == 1,
         )
@@ -210,6 +211,7 @@ class State:
             query_document=new.document_BT,
             key_document=document,
             key_valid=None if self._uniform else valid,
+            whole=True,
             aligned=plain_prefill,
             newest=self._uniform and n_tokens == 1,
         )

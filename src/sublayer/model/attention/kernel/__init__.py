@@ -5,28 +5,30 @@ from typing import Literal
 from torch import Tensor
 
 from sublayer.model.attention.kernel.base import Attended, Attention, Kernel
+from sublayer.model.attention.kernel.dense import Dense
 from sublayer.model.attention.kernel.reference import Reference
 from sublayer.model.attention.kernel.sdpa import Sdpa
 
-KernelName = Literal["auto", "reference", "sdpa"]
+KernelName = Literal["auto", "reference", "sdpa", "dense"]
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Sdpa(), Reference())}
-"""In the order in which `auto` tries them."""
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Dense(), Sdpa(), Reference())}
+"""In the order in which `auto` asks them."""
 
 
-def choose(name: KernelName, call: Attention) -> Kernel:
-    """The kernel for a call: the one named, or for `auto` the first that carries it.
+def choose(name: KernelName, call: Attention, q_BHTK: Tensor) -> Kernel:
+    """The kernel for a call: the one named, or for `auto` the first that carries the call and is fast for it.
 
-    A call that wants weights is served by `reference` whatever was named, as no fused kernel has them.
+    A call that wants weights goes to one that has them, whatever was named.
     """
     if name != "auto" and not call.want_weights:
         return KERNELS[name]
-    return next(kernel for kernel in KERNELS.values() if kernel.refuses(call) is None)
+    carrying = [kernel for kernel in KERNELS.values() if kernel.refuses(call) is None]
+    return next(kernel for kernel in carrying if kernel.prefers(call, q_BHTK))
 
 
 def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention, kernel: KernelName = "auto") -> Attended:
     """Attention by the named kernel."""
-    return choose(kernel, call)(q_BHTK, k_BGSK, v_BGSK, call)
+    return choose(kernel, call, q_BHTK)(q_BHTK, k_BGSK, v_BGSK, call)
 
 
 __all__ = ["KERNELS", "Attended", "Attention", "Kernel", "KernelName", "attend", "choose"]

@@ -48,6 +48,10 @@ class Kernel(Protocol):
         """Why the kernel cannot carry this call; None when it can."""
         ...
 
+    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
+        """Whether `auto` takes the kernel for this call before it asks the ones behind it."""
+        ...
+
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         """Attend; H is a multiple of G, the number of key/value heads, and head h reads group h // (H / G)."""
         ...

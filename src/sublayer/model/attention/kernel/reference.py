@@ -19,6 +19,9 @@ class Reference:
     def refuses(self, call: Attention) -> str | None:
         return None
 
+    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
+        return True
+
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         with torch.autocast(q_BHTK.device.type, enabled=False):
             q, k, v = (at_least_float32(x) for x in (q_BHTK, k_BGSK, v_BGSK))

@@ -19,6 +19,9 @@ class Sdpa:
     def refuses(self, call: Attention) -> str | None:
         return "it does not return attention weights" if call.want_weights else None
 
+    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
+        return True
+
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         causal = call.span.aligned and call.pattern == Causal() and call.score_change is None
         mask = None if causal else self._mask(call)

@@ -43,6 +43,11 @@ class Pattern(ABC):
         """Whether it is known without looking that every query of `span` sees every key."""
         return False
 
+    @property
+    def sees_itself(self) -> bool:
+        """Whether it is known without looking that every query sees the key of its own position."""
+        return False
+
     def __and__(self, other: "Pattern") -> "Pattern":
         return Intersection(self, other)
 
@@ -58,6 +63,10 @@ class Everything(Pattern):
         return (i == i) & (j == j)
 
     @property
+    def sees_itself(self) -> bool:
+        return True
+
+    @property
     def reach(self) -> Reach:
         return Reach()
 
@@ -71,6 +80,10 @@ class Causal(Pattern):
 
     def visible(self, i: Tensor, j: Tensor) -> Tensor:
         return j <= i
+
+    @property
+    def sees_itself(self) -> bool:
+        return True
 
     @property
     def reach(self) -> Reach:
@@ -91,6 +104,10 @@ class Near(Pattern):
         return (i - j <= self.back) & (j - i <= self.ahead)
 
     @property
+    def sees_itself(self) -> bool:
+        return True
+
+    @property
     def reach(self) -> Reach:
         return Reach(back=self.back + 1)
 
@@ -104,6 +121,10 @@ class Intersection(Pattern):
 
     def visible(self, i: Tensor, j: Tensor) -> Tensor:
         return self.left.visible(i, j) & self.right.visible(i, j)
+
+    @property
+    def sees_itself(self) -> bool:
+        return self.left.sees_itself and self.right.sees_itself
 
     @property
     def reach(self) -> Reach:
@@ -126,6 +147,10 @@ class Union(Pattern):
 
     def visible(self, i: Tensor, j: Tensor) -> Tensor:
         return self.left.visible(i, j) | self.right.visible(i, j)
+
+    @property
+    def sees_itself(self) -> bool:
+        return self.left.sees_itself or self.right.sees_itself
 
     @property
     def reach(self) -> Reach:

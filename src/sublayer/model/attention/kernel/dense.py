@@ -1,0 +1,76 @@
+"""Two matrix products with a softmax between them, in the dtype of the queries.
+
+Shapes: B batch, H heads, G key/value heads, T queries, S keys, K head width.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sublayer.model.attention.kernel.base import Attended, Attention
+
+LONGEST = 512 * 512
+"""Query-key pairs by row up to which this is the faster kernel on a CPU in bfloat16 (benchmarks/attention.py)."""
+
+
+class Dense:
+    """Attention with its scores as one tensor.
+
+    PyTorch's fused kernel for CPUs is slow in bfloat16: for short sequences, forward and backward together take it
+    about twice as long as the plain products.
+    """
+
+    name = "dense"
+
+    def refuses(self, call: Attention) -> str | None:
+        return "it does not return attention weights" if call.want_weights else None
+
+    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
+        if q_BHTK.device.type != "cpu" or q_BHTK.dtype != torch.bfloat16 or not q_BHTK.requires_grad:
+            return False
+        pairs = call.span.query_positions.shape[1] * call.span.key_positions.shape[1]
+        return pairs <= LONGEST and call.score_change is None and call.span.key_valid is None
+
+    def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
+        batch, n_heads, n_queries, width = q_BHTK.shape
+        n_kv_heads = k_BGSK.shape[1]
+        with torch.autocast(q_BHTK.device.type, enabled=False):
+            # Query heads that share a key/value head stand below one another: one product serves them all.
+            q = (q_BHTK * call.scale).reshape(batch, n_kv_heads, -1, width)
+            scores_BHTS = (q @ k_BGSK.to(q.dtype).transpose(-1, -2)).view(batch, n_heads, n_queries, -1)
+            if call.score_change is not None:
+                # In float32, as the distances in it are; the softmax of the sum then is as well.
+                scores_BHTS = scores_BHTS.float() + call.score_change.dense(call.span)
+            hidden = _hidden(call, scores_BHTS.dtype)
+            if hidden is not None:
+                scores_BHTS = scores_BHTS.add_(hidden)
+            weights = F.dropout(scores_BHTS.softmax(-1).to(q.dtype), call.dropout)
+            out = (weights.view(batch, n_kv_heads, -1, weights.shape[-1]) @ v_BGSK.to(q.dtype)).view(q_BHTK.shape)
+            seeing = _seeing(call)
+        return Attended(out if seeing is None else out * seeing)
+
+
+def _hidden(call: Attention, dtype: torch.dtype) -> Tensor | None:
+    """A number too low to matter where a query does not see a key, 0 elsewhere, [1 or B, 1, T, S]; None when each sees
+    all.
+
+    It is the lowest finite one: in a row that sees nothing, −∞ would give NaN, also in the gradient.
+    """
+    visible = call.span.visible(call.pattern)
+    if visible is None:
+        return None
+    hidden = visible.logical_not()
+    return call.span.once(
+        f"hidden {call.pattern} {dtype}",
+        lambda: torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
+            hidden, torch.finfo(dtype).min
+        ),
+    )
+
+
+def _seeing(call: Attention) -> Tensor | None:
+    """Which queries see a key at all, [1 or B, 1, T, 1]; None when, without padding, each sees itself."""
+    visible = call.span.visible(call.pattern)
+    if visible is None or (call.span.whole and call.span.key_valid is None and call.pattern.sees_itself):
+        return None
+    return call.span.once(f"seeing {call.pattern}", lambda: visible.any(-1, keepdim=True))
