@@ -20,6 +20,7 @@ from sublayer.training import Outcome, Watcher
 from sublayer.training import train as train_model
 from sublayer.training.curve import draw_curve
 from sublayer.training.device import choose_device, choose_dtype
+from sublayer.training.journal import installed
 
 SUMMARY, CURVE = "summary.json", "loss.svg"
 
@@ -78,6 +79,7 @@ def train(
     asked = read_config(source, overrides)
     device = choose_device(asked.device)
     dtype = choose_dtype(asked.dtype, device)
+    installed(asked.training.logging)
     with watcher:
         corpus = prepare(asked.data, progress=watcher.preparing)
         complete = asked.with_vocabulary(corpus.tokenizer.vocab_size)

@@ -5,16 +5,20 @@ for one never stopped.  What the clock says (`seconds`, `tokens_per_second`) sta
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 from sublayer.errors import ConfigError, RunError
 from sublayer.files import explain, written_aside
 from sublayer.training.config import LoggingConfig
 
-METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+METRICS, TIMING, BOARD = "metrics.jsonl", "timing.jsonl", "tensorboard"
 
 
 class Journal:
@@ -33,11 +37,15 @@ class Journal:
     def __init__(self, directory: Path, config: LoggingConfig, step: int) -> None:
         self._directory = directory
         self._files: dict[str, TextIO] = {}
-        for name in (METRICS, TIMING):
-            cut_back(directory / name, step)
-            self._files[name] = (directory / name).open("a", encoding="utf-8")
-        self._board = self._tensorboard() if config.tensorboard else None
-        self._wandb = self._wandb_run(config.wandb) if config.wandb else None
+        wandb = installed(config)
+        try:
+            for name in (METRICS, TIMING):
+                cut_back(directory / name, step)
+                self._files[name] = (directory / name).open("a", encoding="utf-8")
+            self._board = self._tensorboard() if config.tensorboard else None
+        except OSError as error:
+            raise RunError(explain(error, directory)) from error
+        self._wandb = self._wandb_run(wandb, config.wandb) if wandb is not None else None
 
     def write(self, step: int, figures: Mapping[str, Any], *, timing: Mapping[str, Any] | None = None) -> None:
         """Record figures of a step (numbers, or mappings of names to numbers), and what the clock said.
@@ -50,38 +58,53 @@ class Journal:
                 self._append(name, {"step": step, **values})
         flat = {**_flat(figures), **_flat(timing or {})}
         if self._board is not None:
-            for name, value in flat.items():
-                self._board.add_scalar(name, value, step)
+            try:
+                for name, value in flat.items():
+                    self._board.add_scalar(name, value, step)
+            except OSError as error:
+                raise RunError(explain(error, self._directory / BOARD)) from error
         if self._wandb is not None:
             self._wandb.log(flat, step=step)
 
     def _append(self, name: str, values: Mapping[str, Any]) -> None:
         try:
-            self._files[name].write(json.dumps(values) + "\n")
+            self._files[name].write(json.dumps(_finite(values), allow_nan=False) + "\n")
             self._files[name].flush()
         except OSError as error:
             raise RunError(explain(error, self._directory / name)) from error
 
     def close(self) -> None:
-        """Flush and close everything."""
-        for file in self._files.values():
-            file.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        """Flush and close everything, also where closing one of them fails.
+
+        Raises:
+            RunError: when the disk is full.
+        """
+        try:
+            with ExitStack() as each:
+                for file in self._files.values():
+                    each.callback(file.close)
+                if self._board is not None:
+                    each.callback(self._board.close)
+                if self._wandb is not None:
+                    each.callback(self._wandb.finish)
+        except OSError as error:
+            raise RunError(explain(error, self._directory)) from error
 
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except RunError:
+            if kind is None:  # or else what ended the run is told, which closing only met again
+                raise
 
     def _tensorboard(self) -> Any:
         """A writer into a fresh folder, with the figures kept so far written again: event files cannot be cut back."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = self._directory / "tensorboard"
+        folder = self._directory / BOARD
         shutil.rmtree(folder, ignore_errors=True)
         board = SummaryWriter(str(folder))
         for name in (METRICS, TIMING):
@@ -91,16 +114,26 @@ class Journal:
                     board.add_scalar(key, value, step)
         return board
 
-    def _wandb_run(self, project: str) -> Any:
-        try:
-            import wandb  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            raise ConfigError(
-                "training.logging.wandb: the package wandb is not installed; pip install 'sublayer[wandb]' or leave "
-                "the key out."
-            ) from None
-        name = self._directory.name
+    def _wandb_run(self, wandb: ModuleType, project: str | None) -> Any:
+        name = self._directory.resolve().name
         return wandb.init(project=project, name=name, id=name, dir=str(self._directory), resume="allow")
+
+
+def installed(config: LoggingConfig) -> ModuleType | None:
+    """The package wandb, where it is asked for.
+
+    Raises:
+        ConfigError: when it is not installed.
+    """
+    if config.wandb is None:
+        return None
+    try:
+        return import_module("wandb")
+    except ImportError:
+        raise ConfigError(
+            "training.logging.wandb: the package wandb is not installed; pip install 'sublayer[wandb]' or leave the "
+            "key out."
+        ) from None
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
@@ -132,6 +165,18 @@ def _flat(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     for name, value in figures.items():
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{name}/"))
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and math.isfinite(value):
             flat[prefix + name] = float(value)
     return flat
+
+
+def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with null for what is no finite number: JSON has no word for that."""
+    return {
+        name: _finite(value)
+        if isinstance(value, Mapping)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in figures.items()
+    }
