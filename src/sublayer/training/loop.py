@@ -3,8 +3,9 @@
 Shapes: B batch, T tokens.
 """
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from sublayer.checkpoint import save_model, save_weights
 from sublayer.data import Batch, Corpus
-from sublayer.errors import RunError
+from sublayer.errors import ConfigError, RunError
 from sublayer.measures.held_out import held_out, layout_of
 from sublayer.measures.score import Score, total
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.loss import IGNORED
 from sublayer.training.config import TrainingConfig
+from sublayer.training.crew import Crew, choose_workers
 from sublayer.training.device import autocast
 from sublayer.training.journal import Journal
 from sublayer.training.progress import Watcher
@@ -71,6 +73,7 @@ def train(
 
     Raises:
         CheckpointError: when the state is damaged or belongs to another config or other data.
+        ConfigError: when the state has more steps than are asked for.
         RunError: when the disk is full, or ten steps in a row had no finite loss or gradient.
         Stopped: when Ctrl-C or SIGTERM asked for it; the state was saved.
     """
@@ -80,39 +83,61 @@ def train(
     optimizer = config.optimizer.build(model)
     checkpoints = Checkpoints(directory / "checkpoints", identity, corpus.fingerprint, config.keep_checkpoints)
     progress = checkpoints.restore(model, optimizer)
+    if progress.step > config.steps:
+        raise ConfigError(
+            f"training.steps: is {config.steps}, but the run in {directory} has done {progress.step} already; ask for "
+            "at least as many, or train into another directory."
+        )
     forward = torch.compile(model) if config.compile else model
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    micro_batch = config.batch_size // config.accumulation
+    workers = choose_workers(config.workers, micro_batch, device, config.compile)
     results: Mapping[str, Score] = {}
 
-    with StopSignals() as stop, Journal(directory, config.logging, progress.step) as journal:
+    def work(share: tuple[Batch, float]) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
+        """The losses and gradients of a share of a step, times its weight."""
+        batch, weight = share
+        with autocast(device, dtype):
+            out = forward(batch.tokens_BT.to(device), layout_of(batch, device), targets=batch.targets_BT.to(device))
+        gradients = torch.autograd.grad(out.loss * weight, parameters, allow_unused=True)
+        return {name: loss.detach() * weight for name, loss in {"loss": out.loss, **out.losses}.items()}, gradients
+
+    def evaluate(max_tokens: int | None) -> Mapping[str, Score]:
+        def run(score: Callable[[Batch], Score], batches: Iterable[Batch]) -> Iterable[Score]:
+            return crew.map(lambda batch: _cast(score, batch, device, dtype), batches)
+
+        return held_out(model, corpus, max(1, micro_batch // workers), max_tokens, run)
+
+    with (
+        StopSignals() as stop,
+        Journal(directory, config.logging, progress.step) as journal,
+        Crew(workers) as crew,
+    ):
         watcher.started(progress.step, config.steps, _note(model, corpus, progress, device, dtype))
         model.train()
         began = last = time.monotonic()
         while progress.step < config.steps:
             factor = config.schedule.factor(progress.step, config.steps)
-            batches = micro_batches(corpus, config, progress.step)
+            batches = shares(corpus, config, progress.step, workers)
 
-            # Forward and backward, each micro-batch weighing as much as it has tokens to score.
-            n_scored = sum(scored(batch) for batch in batches)
+            # Forward and backward, each share weighing as much as it has tokens to score.
+            n_scored = max(1, sum(scored(batch) for batch in batches))
             losses: dict[str, Tensor] = {}
-            for batch in batches:
-                weight = scored(batch) / max(1, n_scored)
-                with autocast(device, dtype):
-                    out = forward(
-                        batch.tokens_BT.to(device), layout_of(batch, device), targets=batch.targets_BT.to(device)
-                    )
-                (out.loss * weight).backward()
-                for name, loss in {"loss": out.loss, **out.losses}.items():
-                    losses[name] = losses.get(name, 0.0) + loss.detach() * weight
+            for parts, gradients in crew.map_training(work, [(batch, scored(batch) / n_scored) for batch in batches]):
+                for name, loss in parts.items():
+                    losses[name] = losses.get(name, 0.0) + loss
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    if gradient is not None:
+                        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
             # The update, or none when a number is not finite.
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             finite = bool(torch.isfinite(norm)) and bool(torch.isfinite(losses["loss"]))
             progress.step += 1
             if finite:
                 if config.clip_norm is not None:
-                    torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
-                optimizer.step(factor)
+                    torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
+                optimizer.step(factor, crew.together)
                 progress.skipped_in_a_row = 0
             else:
                 progress.skipped += 1
@@ -138,20 +163,16 @@ def train(
             # Held-out text, the best weights, and the state.
             done = progress.step == config.steps
             if done or progress.step % config.evaluate_every == 0:
-                with autocast(device, dtype):
-                    results = held_out(
-                        model,
-                        corpus,
-                        config.batch_size // config.accumulation,
-                        None if done else config.evaluation_tokens,
-                    )
+                results = evaluate(None if done else config.evaluation_tokens)
                 journal.write(
                     progress.step,
                     {"held_out": {d: {"loss": r.loss, "bits_per_byte": r.bits_per_byte} for d, r in results.items()}},
                 )
                 watcher.evaluated(progress.step, results)
-                if progress.best_loss is None or total(results.values()).loss < progress.best_loss:
-                    progress.best_loss, progress.best_step = total(results.values()).loss, progress.step
+                current = total(results.values()).loss
+                # The first one may not have been a number, and any is better than that.
+                if progress.best_loss is None or current < progress.best_loss or math.isnan(progress.best_loss):
+                    progress.best_loss, progress.best_step = current, progress.step
                     save_model(directory / "best", model, corpus.tokenizer)
             if done or stop.name or progress.step % config.checkpoint_every == 0:
                 # The weights first: a run killed between the two does these steps again, and writes both.
@@ -161,22 +182,31 @@ def train(
                 raise Stopped(f"stopped by {stop.name} at step {progress.step} of {config.steps}; everything is saved.")
             last = time.monotonic()
 
-    if not results:  # the run was finished before
-        with autocast(device, dtype):
-            results = held_out(model, corpus, config.batch_size // config.accumulation)
+        if not results:  # the run was finished before
+            results = evaluate(None)
     return Outcome(model.eval(), results, progress, time.monotonic() - began)
 
 
-def micro_batches(corpus: Corpus, config: TrainingConfig, step: int) -> list[Batch]:
-    """The batches of step number `step` (from 0)."""
-    size = config.batch_size // config.accumulation
-    first = step * config.batch_size
-    return [corpus.batch(config.seed, first + number * size, size) for number in range(config.accumulation)]
+def shares(corpus: Corpus, config: TrainingConfig, step: int, workers: int) -> list[Batch]:
+    """The sequences of step number `step` (from 0): its micro-batches, each divided among the workers."""
+    micro_batch = config.batch_size // config.accumulation
+    # As even as can be: the first ones have one sequence more.
+    sizes = [micro_batch // workers + (worker < micro_batch % workers) for worker in range(min(workers, micro_batch))]
+    batches, first = [], step * config.batch_size
+    for size in sizes * config.accumulation:
+        batches.append(corpus.batch(config.seed, first, size))
+        first += size
+    return batches
 
 
 def scored(batch: Batch) -> int:
     """How many tokens of a batch have a target."""
     return int((batch.targets_BT != IGNORED).sum())
+
+
+def _cast(score: Callable[[Batch], Score], batch: Batch, device: torch.device, dtype: torch.dtype) -> Score:
+    with autocast(device, dtype):  # holds for the thread that enters it
+        return score(batch)
 
 
 def _note(model: Transformer, corpus: Corpus, progress: Progress, device: torch.device, dtype: torch.dtype) -> str:
