@@ -55,7 +55,8 @@ class Scripted(Transformer):
     So a prompt of n letters goes on from the text's n-th letter on, and prompts of unequal length end one by one.
 
     Attributes:
-        batches: rows in each pass; modes: whether each pass was in training mode.
+        batches: rows in each pass.
+        modes: whether each pass was in training mode, and whether it kept what gradients need.
     """
 
     def __init__(self, text: str | bytes, **changes: Any) -> None:
@@ -64,7 +65,7 @@ class Scripted(Transformer):
         # The last says the end for ever.
         self.script = [TOKENIZER.end_id, *(BYTE_ID[byte] for byte in told), TOKENIZER.end_id]
         self.batches: list[int] = []
-        self.modes: list[bool] = []
+        self.modes: list[tuple[bool, bool]] = []
 
     def forward(
         self,
@@ -80,7 +81,7 @@ class Scripted(Transformer):
         logits = super().forward(tokens_BT, layout, state=state).logits
         assert logits is not None
         self.batches.append(len(tokens_BT))
-        self.modes.append(self.training)
+        self.modes.append((self.training, not torch.is_inference_mode_enabled()))
         says_BT = torch.tensor(self.script)[read_BT.clamp(max=len(self.script) - 1)]
         return Output(torch.full_like(logits, -30.0).scatter_(2, says_BT[..., None], 30.0))
 

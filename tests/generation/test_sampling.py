@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sublayer.errors import ConfigError
-from sublayer.generation import GenerationConfig
+from sublayer.generation import GenerationConfig, sampling
 from sublayer.generation.sampling import distribution, drawn, next_tokens, penalised, row_seeds
 
 LOGITS = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)) * 3
@@ -142,10 +142,10 @@ def test_top_k_one_is_greedy() -> None:
 
 
 def test_half_precision_logits_are_drawn_from_in_float32() -> None:
-    logits = LOGITS.bfloat16()
-    config = GenerationConfig(temperature=1.0, top_p=0.9)
-    expected = next_tokens(logits.float(), config, [0.1, 0.4, 0.6, 0.9])
-    assert next_tokens(logits, config, [0.1, 0.4, 0.6, 0.9]).equal(expected)
+    logits = LOGITS[:1].bfloat16().expand(500, -1)
+    config = GenerationConfig(temperature=1.7, top_p=0.9)
+    uniforms = [n / 500 for n in range(500)]
+    assert next_tokens(logits, config, uniforms).equal(next_tokens(logits.float(), config, uniforms))
 
 
 @pytest.mark.parametrize("probs", [[0.1, 0.0, 0.6, 0.3], [0.0, 1.0, 0.0, 0.0], [0.0, 0.25, 0.25, 0.5]])
@@ -156,6 +156,11 @@ def test_a_draw_is_the_token_whose_share_holds_the_number(probs: list[float]) ->
         assert sum(probs[:token]) <= uniform + 1e-12
         assert uniform < sum(probs[: token + 1]) + 1e-12
         assert probs[token] > 0
+
+
+def test_a_number_that_rounds_to_one_takes_no_token_of_probability_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_wide", lambda values: torch.float32)  # as on Apple's GPUs
+    assert drawn(torch.tensor([[0.5, 0.5, 0.0]]), [1 - 2**-53]).tolist() == [1]
 
 
 def test_frequencies_are_the_distributions() -> None:

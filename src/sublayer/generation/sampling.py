@@ -91,7 +91,7 @@ def drawn(probs_BV: Tensor, uniforms: list[float]) -> Tensor:
     mass_BV = probs_BV.to(_wide(probs_BV)).cumsum(-1)
     total_B1 = mass_BV[:, -1:]
     place_B1 = torch.tensor(uniforms, dtype=mass_BV.dtype, device=mass_BV.device)[:, None] * total_B1
-    # Strictly below the total also where the product rounds up, so that no token of probability 0 is ever taken.
+    # Strictly below the total also where the number rounds to 1, so that no token of probability 0 is ever taken.
     place_B1 = torch.minimum(place_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
     return torch.searchsorted(mass_BV, place_B1, right=True)[:, 0]
 
