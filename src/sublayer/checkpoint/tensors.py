@@ -22,7 +22,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         RunError: when the disk is full or the file cannot be written.
     """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = separate({name: tensor.detach().cpu() for name, tensor in tensors.items()})
     with written_aside(path) as aside:
         try:
             save_file(contiguous, aside, metadata={"format": "pt", DIGEST: digest(contiguous)})
@@ -56,6 +56,17 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]] | None = No
             f"{path} was changed after it was written (its digest differs); copy it again from its origin."
         )
     return tensors
+
+
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors that share no memory, as the format wants them; copied only where that is needed."""
+    separated, storages = {}, set()
+    for name, tensor in tensors.items():
+        storage = (tensor.device, tensor.untyped_storage().data_ptr())
+        separated[name] = tensor.clone(memory_format=torch.contiguous_format) if storage in storages else tensor
+        separated[name] = separated[name].contiguous()
+        storages.add(storage)
+    return separated
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,7 @@
 torch.distributed.checkpoint is a pickle; the safetensors writer has none, and no pickle is ever read.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
-from sublayer.checkpoint.tensors import digest
+from sublayer.checkpoint.tensors import digest, separate
 from sublayer.errors import CheckpointError
 from sublayer.files import remove, remove_leftovers, written_aside
 
@@ -37,16 +37,17 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], metadata:
         RunError: when the disk is full or the folder cannot be written; earlier states are intact.
     """
     target = folder / f"step-{step:08d}"
-    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    tensors = separate({name: tensor.detach() for name, tensor in tensors.items()})
     with written_aside(target) as aside, _quiet():
         try:
-            save_tensors(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(aside)), no_dist=True)
-        except Exception as error:  # the library wraps whatever its writing threads met
-            cause = _os_error(error)
+            save_tensors(tensors, storage_writer=HuggingFaceStorageWriter(str(aside)), no_dist=True)
+        except (Exception, CheckpointException) as error:  # the library wraps whatever it met; its own is no Exception
+            cause = _cause(error)
             if cause is None:
                 raise
             raise cause from error
-        values = {"format": FORMAT, "step": step, "digest": digest(tensors), **metadata}
+        values = {"format": FORMAT, "step": step, **metadata}
+        values["digest"] = _digest(tensors, values)
         (aside / METADATA).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     for _, old in states(folder)[:-keep]:
         remove(old)
@@ -85,24 +86,33 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         }
         with _quiet():
             load_tensors(tensors, storage_reader=reader, no_dist=True)
-        damage = "" if digest(tensors) == metadata["digest"] else "its digest differs"
-    except (OSError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        damage = str(error).strip().splitlines()[-1] or type(error).__name__
+        damage = "" if _digest(tensors, metadata) == metadata["digest"] else "its digest differs"
+        if metadata["step"] != step:
+            damage = f"it is of step {metadata['step']}"
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        damage = f"it lacks {error}"
+    except (Exception, CheckpointException) as error:  # whatever a library makes of a file that it did not write
+        damage = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
     if damage:
         before = f"delete it to resume from step {found[-2][0]}" if len(found) > 1 else "start the run anew"
         raise CheckpointError(f"the checkpoint {path} is damaged ({damage}); {before}.")
-    assert metadata["step"] == step
     return tensors, metadata
 
 
-def _os_error(error: BaseException | None) -> OSError | None:
-    """The operating system's refusal behind a failed save."""
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over the tensors and what is written beside them."""
+    text = json.dumps({key: value for key, value in metadata.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(f"{digest(tensors)} {text}".encode()).hexdigest()
+
+
+def _cause(error: BaseException | None) -> OSError | KeyboardInterrupt | None:
+    """The operating system's refusal, or a person's interruption, behind a failed save."""
     if isinstance(error, CheckpointException):
-        return next((cause for failure in error.failures.values() if (cause := _os_error(failure[0]))), None)
+        return next((cause for failure in error.failures.values() if (cause := _cause(failure[0]))), None)
     while error is not None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError | KeyboardInterrupt):
             return error
         error = error.__cause__ or error.__context__
     return None
