@@ -20,6 +20,9 @@ from sublayer.version import __version__
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
 
+MOST_LAYERS = 10_000
+"""What a directory may ask for."""
+
 
 def save_description(directory: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Write everything but the weights."""
@@ -72,10 +75,20 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> tuple[Tra
         DataError: when the tokenizer is damaged.
     """
     config = load_config(directory)
-    with torch.device("meta"):
-        model = Transformer(config)
+    try:
+        with torch.device("meta"):
+            model = Transformer(config)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond what a tensor can have
+        problem = str(error).strip().splitlines()[0].rstrip(".")
+        raise CheckpointError(f"{directory / CONFIG}: no such model can be built ({problem}).") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors = read_tensors(directory / WEIGHTS, expected)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{directory / WEIGHTS}: '{name}' holds {str(tensor.dtype).removeprefix('torch.')} where a model needs "
+                "floating-point numbers; export it again without quantisation."
+            )
     model.load_state_dict(tensors, assign=True)
     if any(buffer.is_meta for buffer in model.buffers()):  # of a user's part, which the file does not hold
         model = Transformer(config)
@@ -102,13 +115,17 @@ def load_config(directory: Path) -> ModelConfig:
         raise CheckpointError(f"{directory} holds no {CONFIG}, so it is no model directory.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy it again from where it was whole.") from None
     if not isinstance(values, dict) or values.get("model_type") != "sublayer":
         found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path}: model_type is {found!r}, and only 'sublayer' can be loaded.")
+    tree = values.get("model")
+    layers = tree.get("n_layers") if isinstance(tree, dict) else None
+    if isinstance(layers, int) and layers > MOST_LAYERS:  # each layer's config is made when the whole is read
+        raise CheckpointError(f"{path}: n_layers: is {layers}, and no model has more than {MOST_LAYERS}.")
     try:
-        return ModelConfig.parse(values.get("model"))
+        return ModelConfig.parse(tree)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
