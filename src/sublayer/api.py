@@ -8,14 +8,14 @@ from typing import Any
 
 from sublayer.checkpoint import load_model, save_description
 from sublayer.data import Corpus, Tokenizer, prepare
-from sublayer.errors import CheckpointError, RunError
-from sublayer.files import explain, remove_leftovers, written_aside
+from sublayer.errors import CheckpointError
+from sublayer.files import remove_leftovers, written_aside
 from sublayer.generation import Completion, GenerationConfig, generate
 from sublayer.measures.baselines import Baseline, Later, baselines_of
 from sublayer.measures.score import Score
 from sublayer.model import Transformer
 from sublayer.run import RunConfig, read_config, write_config
-from sublayer.run_directory import CONFIG, claimed, existing_directory, new_directory
+from sublayer.run_directory import CONFIG, claimed, existing_directory, made, new_directory
 from sublayer.training import Outcome, Watcher
 from sublayer.training import train as train_model
 from sublayer.training.curve import draw_curve
@@ -83,11 +83,7 @@ def train(
     with watcher:
         corpus = prepare(asked.data, progress=watcher.preparing)
         complete = asked.with_vocabulary(corpus.tokenizer.vocab_size)
-        try:
-            directory.mkdir(parents=True, exist_ok=resume)
-        except OSError as error:
-            raise RunError(explain(error, directory)) from error
-        with claimed(directory):
+        with made(directory, resume), claimed(directory):
             remove_leftovers(directory)
             if not (resume and _has_state(directory)):
                 write_config(directory / CONFIG, complete)

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from sublayer.errors import ConfigError
+from sublayer.errors import ConfigError, RunError, SublayerError
+from sublayer.files import explain, remove
 
 try:
     import fcntl
@@ -52,10 +53,33 @@ def existing_directory(out: Path | None) -> Path:
             raise ConfigError("--resume: there is no run below runs/; name its directory with --out.")
         return max(runs, key=lambda path: (path / CONFIG).stat().st_mtime)
     if not (out / CONFIG).is_file():
-        raise ConfigError(
-            f"--resume: {out} holds no run (there is no {CONFIG} in it); leave --resume out to start one."
-        )
+        what = "delete it, or name another" if out.exists() else "leave --resume out to start one there"
+        raise ConfigError(f"--resume: {out} holds no run (there is no {CONFIG} in it); {what}.")
     return out
+
+
+@contextmanager
+def made(directory: Path, resume: bool) -> Iterator[None]:
+    """Make the directory of a run; a request found wrong before the first figures are written leaves none behind.
+
+    Args:
+        directory: of the run; its parents are made too.
+        resume: it is there already, and stays.
+
+    Raises:
+        RunError: when it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=resume)
+    except OSError as error:
+        raise RunError(explain(error, directory)) from error
+    try:
+        yield
+    except SublayerError as error:
+        begun = any(path.stat().st_size for path in directory.glob("metrics.jsonl"))
+        if error.exit_code == 2 and not resume and not begun:
+            remove(directory)
+        raise
 
 
 @contextmanager

@@ -53,20 +53,20 @@ def spoil_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, Spoil]],
     def plant(steps: Mapping[int, Spoil]) -> None:
         from sublayer.training import loop
 
-        real_batches, models = loop.micro_batches, []
+        real_shares, models = loop.shares, []
 
         class Watched(Transformer):
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__(*arguments, **options)
                 models.append(self)
 
-        def batches(corpus: Any, config: Any, step: int) -> Any:
+        def shares(corpus: Any, config: Any, step: int, workers: int) -> Any:
             if step + 1 in steps:
                 steps[step + 1](models[-1])
-            return real_batches(corpus, config, step)
+            return real_shares(corpus, config, step, workers)
 
         monkeypatch.setattr(loop, "Transformer", Watched)
-        monkeypatch.setattr(loop, "micro_batches", batches)
+        monkeypatch.setattr(loop, "shares", shares)
 
     return plant
 

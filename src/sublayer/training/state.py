@@ -81,7 +81,14 @@ class Checkpoints:
             return Progress()
         tensors, metadata = loaded
         self._refuse_changes(metadata)
-        model.load_state_dict(_below("model.", tensors))
+        try:
+            model.load_state_dict(_below("model.", tensors))
+        except RuntimeError as error:  # a part of the user's own that changed since
+            problem = str(error).splitlines()[-1].strip().rstrip(".")
+            raise CheckpointError(
+                f"the state in {self.folder} does not fit the model ({problem}); bring the old plug-in back, or train "
+                "into another directory."
+            ) from None
         optimizer.load(_below("optimizer.", tensors))
         _restore_generators(_below("rng.", tensors))
         return Progress(**metadata["progress"])
@@ -90,7 +97,7 @@ class Checkpoints:
         changed = differences(metadata["config"], self.identity)
         if changed:
             key, before, now = changed[0]
-            more = f" ({len(changed) - 1} more keys differ)" if len(changed) > 1 else ""
+            more = f" ({len(changed) - 1} more such)" if len(changed) > 1 else ""
             raise CheckpointError(
                 f"{key} is {now!r}, but the run in {self.folder.parent} was started with {before!r}{more}; "
                 "resume with what it was started with, or train into another directory."
