@@ -74,6 +74,7 @@ class Scripted(Transformer):
         *,
         state: State | None = None,
         targets: Tensor | None = None,
+        logits_at: Tensor | None = None,
         want: Iterable[str] = (),
     ) -> Output:
         assert state is not None
@@ -83,7 +84,8 @@ class Scripted(Transformer):
         self.batches.append(len(tokens_BT))
         self.modes.append((self.training, not torch.is_inference_mode_enabled()))
         says_BT = torch.tensor(self.script)[read_BT.clamp(max=len(self.script) - 1)]
-        return Output(torch.full_like(logits, -30.0).scatter_(2, says_BT[..., None], 30.0))
+        said = torch.full_like(logits, -30.0).scatter_(2, says_BT[..., None], 30.0)
+        return Output(said if logits_at is None else said[torch.arange(len(said)), logits_at][:, None])
 
 
 BYTE_ID = [TOKENIZER.vocab_size] * 256

@@ -101,3 +101,13 @@ def test_a_model_learns() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.5
+
+
+def test_logits_at_one_place_of_each_row_are_those_of_the_whole() -> None:
+    model = Transformer(config())
+    tokens = torch.randint(0, 50, (3, 7), generator=torch.Generator().manual_seed(0))
+    whole = model(tokens).logits
+    places = torch.tensor([6, 0, 3])
+    torch.testing.assert_close(model(tokens, logits_at=places).logits[:, 0], whole[torch.arange(3), places])
+    with pytest.raises(ValueError, match="either targets or logits_at"):
+        model(tokens, targets=tokens, logits_at=places)

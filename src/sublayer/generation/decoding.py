@@ -113,10 +113,8 @@ def decode(
     tokens_BT = _padded(begun, tokenizer.end_id, model.device)
     layout = None if len(set(lengths)) == 1 else Layout.ragged(lengths, model.device)
     seen_BV = _seen(tokens_BT, tokenizer) if config.repetition_penalty != 1 else None
-    logits_BTV = model(tokens_BT, layout, state=state).logits
     last_B = torch.tensor(lengths, device=model.device) - 1
-    logits_BV = logits_BTV[torch.arange(len(prompts), device=model.device), last_B]
-    del logits_BTV  # a large tensor, of which all but this was of no use
+    logits_BV = model(tokens_BT, layout, state=state, logits_at=last_B).logits[:, 0]
     while True:
         logits_BV = logits_BV[:, : tokenizer.vocab_size]
         _refuse_non_numbers(logits_BV)

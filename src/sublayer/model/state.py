@@ -223,6 +223,14 @@ class State:
         self.length_B, self._furthest_B = self.length_B[index], self._furthest_B[index]
         self._position_BL = self._position_BL[index]
         self._document_BL = None if self._document_BL is None else self._document_BL[index]
+        # When the longest or the odd rows leave, those that stay have less to look over.
+        self._filled = int(self.length_B.max()) if len(index) else 0
+        columns = torch.arange(self._filled, device=index.device)
+        self._uniform = (
+            self._document_BL is None
+            and bool((self.length_B == self._filled).all())
+            and bool((self._position_BL[:, : self._filled] == columns).all())
+        )
         self._each(lambda memory: memory.select(index))
 
     def rewind(self, n_tokens: int | Tensor) -> None:

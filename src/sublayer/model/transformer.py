@@ -105,6 +105,7 @@ class Transformer(nn.Module):
         *,
         state: State | None = None,
         targets: Tensor | None = None,
+        logits_at: Tensor | None = None,
         want: Iterable[str] = (),
     ) -> Output:
         """Logits, or with targets the loss.
@@ -115,6 +116,8 @@ class Transformer(nn.Module):
             state: a decoding state from `init_state`; the tokens go on from what it holds, and it takes them in.
             targets: [B, T] the token to predict at each place, −100 where none is.  The loss is computed in chunks and
                 the logits are not kept.
+            logits_at: [B] the one place of each row whose logits are wanted, as of a prompt: [B, 1, V] then
+                stand in memory instead of [B, T, V].
             want: "attention" for attention weights in the report; "logits" for logits beside the loss.
 
         Raises:
@@ -142,6 +145,10 @@ class Transformer(nn.Module):
             x_BTD, told = block(x_BTD, at_layer, None if state is None else state.layers[number])
             if told is not EMPTY:
                 report = report + told.under(f"layers.{number}")
+        if logits_at is not None:
+            if targets is not None:
+                raise ValueError("logits_at: the loss needs every place; give either targets or logits_at.")
+            x_BTD = x_BTD.gather(1, logits_at[:, None, None].expand(-1, 1, x_BTD.shape[-1]))
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
 
@@ -169,12 +176,16 @@ class Transformer(nn.Module):
             dtype: of the caches; left out, the dtype that products run in.
 
         Raises:
-            ValueError: for an encoder, which has no decoding, and when the parts cannot decode that far exactly.
+            ValueError: for an encoder, which has no decoding, and when its parts cannot decode exactly or that far.
         """
         if self.config.stack != "decoder":
             raise ValueError(f"stack: an {self.config.stack} does not decode, so it has no decoding state.")
-        max_length = max_length or self.config.max_length
+        max_length = self.config.max_length if max_length is None else max_length
+        if max_length < 1 or batch_size < 1:
+            raise ValueError(f"batch_size ({batch_size}) and max_length ({max_length}) must be at least 1.")
         exact = self.config.cache_exact()
+        if exact.reason:
+            raise ValueError(f"cached decoding of this model would not equal full passes: {exact.reason}.")
         if exact.length is not None and max_length > exact.length:
             raise ValueError(
                 f"max_length is {max_length}, but the model's positions end at {exact.length}; ask for no more."

@@ -1,6 +1,6 @@
 """How a model is trained."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class TrainingConfig(Config):
     """Sequences in each step."""
     accumulation: Count = 1
     """Micro-batches that a step's sequences are divided into, to save memory; changes nothing but rounding."""
+    workers: Count | Literal["auto"] = "auto"
+    """Threads that divide each micro-batch among them; auto takes one a core on a CPU, and one elsewhere."""
     seed: Whole = 0
     """Of initial values, data order and dropout."""
     optimizer: OptimizerChoice = AdamWConfig()

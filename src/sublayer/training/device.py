@@ -43,4 +43,5 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     """Mixed precision: parameters and sums stay in float32, products run in `dtype`."""
     if dtype == torch.float32:
         return nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    # Without the cache of cast weights: each is used once a forward pass, and threads must not share graphs.
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=False)

@@ -57,9 +57,10 @@ class Rope(Position):
         super().__init__()
         self.config = config
         self.width = config.width(d_head)
+        self._name = f"rope {config} {self.width}"
 
     def rotate(self, q_BHTK: Tensor, k_BHTK: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        cos, sin = layout.once(f"rope {self.config} {self.width}", lambda: self._angles(layout))
+        cos, sin = layout.once(self._name, lambda: self._angles(layout))
         return self._turn(q_BHTK, cos, sin), self._turn(k_BHTK, cos, sin)
 
     def _angles(self, layout: Layout) -> tuple[Tensor, Tensor]:

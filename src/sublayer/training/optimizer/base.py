@@ -45,14 +45,24 @@ class Optimizer:
         self._before_step = before_step
         self._rates = [[group["lr"] for group in member.param_groups] for member, _ in self.members]
 
-    def step(self, factor: float) -> None:
-        """Update the parameters at `factor` times the configured learning rates."""
+    def step(self, factor: float, together: Callable[[list[Callable[[], object]]], None] | None = None) -> None:
+        """Update the parameters.
+
+        Args:
+            factor: of the configured learning rates.
+            together: runs the members' steps, which touch different parameters, side by side.
+        """
         if self._before_step is not None:
             self._before_step()
         for (member, _), rates in zip(self.members, self._rates, strict=True):
             for group, rate in zip(member.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            member.step()
+        steps: list[Callable[[], object]] = [member.step for member, _ in self.members]
+        if together is None:
+            for step in steps:
+                step()
+        else:
+            together(steps)
 
     def state(self) -> dict[str, Tensor]:
         """Everything the optimizer remembers, as `parameter.quantity` → tensor."""

@@ -10,6 +10,9 @@ from sublayer.config import Count, NonNegative, Positive
 from sublayer.training.optimizer.adamw import AdamWConfig
 from sublayer.training.optimizer.base import Named, Optimizer, OptimizerConfig, trained
 
+PARTS = 8
+"""Into how many parts of like cost the matrices are divided."""
+
 
 @OptimizerConfig.registry.register
 class MuonConfig(OptimizerConfig):
@@ -40,9 +43,9 @@ class MuonConfig(OptimizerConfig):
         rest = [(name, parameter) for name, parameter in trained(model) if name not in names]
         members = [self.adamw.member(rest)] if rest else []
         matrices = Matrices(hidden)
-        if hidden:
+        for part in _parts(matrices.named):
             muon = torch.optim.Muon(
-                [matrix for _, matrix in matrices.named],
+                [matrix for _, matrix in part],
                 lr=self.lr,
                 momentum=self.momentum,
                 nesterov=self.nesterov,
@@ -50,8 +53,19 @@ class MuonConfig(OptimizerConfig):
                 weight_decay=self.weight_decay,
                 adjust_lr_fn=self.adjust_lr,
             )
-            members.append((muon, [name for name, _ in matrices.named]))
+            members.append((muon, [name for name, _ in part]))
         return Optimizer(members, before_step=matrices.hand_over_gradients)
+
+
+def _parts(matrices: Named) -> list[Named]:
+    """The matrices in parts of like cost, whose steps can run side by side."""
+    parts: list[Named] = [[] for _ in range(PARTS)]
+    costs = [0] * PARTS
+    for name, matrix in sorted(matrices, key=lambda item: item[1].numel(), reverse=True):
+        least = costs.index(min(costs))
+        parts[least].append((name, matrix))
+        costs[least] += matrix.numel() * min(matrix.shape)
+    return [part for part in parts if part]
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
