@@ -1,6 +1,7 @@
 """The program: its verbs, and how it fails."""
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -10,6 +11,12 @@ from sublayer.cli.parts import parts
 from sublayer.cli.train import train
 from sublayer.errors import SublayerError
 from sublayer.version import __version__
+
+INTERRUPTED = 130
+"""What typer returns when Ctrl-C was pressed."""
+
+OUT_OF_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory")
+"""How torch says it: it has an error of its own on a GPU, and a RuntimeError like any other on a CPU."""
 
 app = typer.Typer(
     name="sublayer",
@@ -50,26 +57,36 @@ def main(arguments: list[str] | None = None) -> None:
     # Accepted in any place: whoever adds it does so at the end of the line that failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(args=arguments)
-    except SublayerError as error:
-        if debug:
-            raise
-        _say(str(error))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        code = app(args=arguments or ["--help"], standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted.")
         sys.exit(1)
-    except MemoryError:
-        if debug:
+    except Exception as error:
+        told = _told(error)
+        if told is None:
             raise
-        _say("out of memory: lower training.batch_size, or raise training.accumulation.")
-        sys.exit(1)
-    except OSError as error:
         if debug:
-            raise
+            traceback.print_exc()
+        _say(told[0])
+        sys.exit(told[1])
+    sys.exit(code or 0)
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """What a person is told of an error, and the exit code; None for one that nobody should meet."""
+    if isinstance(error, SublayerError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # of a wrong option or argument
+        command = getattr(getattr(error, "ctx", None), "command_path", "sublayer")
+        return f"{error.format_message().rstrip('.')}; see {command} --help.", 2
+    if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__} {error}" for sign in OUT_OF_MEMORY):
+        return "out of memory: lower training.batch_size, or raise training.accumulation.", 1
+    if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        _say(f"{place}{error.strerror or error}.")
-        sys.exit(1)
+        return f"{place}{error.strerror or error}.", 1
+    return None
 
 
 def _say(message: str) -> None:

@@ -1,5 +1,6 @@
 """`sublayer train`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,5 +51,6 @@ def train(
     try:
         run = train_run(config, out=directory, resume=resume, watcher=watcher)
     except Stopped as stopped:
-        raise Stopped(f"{stopped} Go on with: sublayer train --resume --out {directory}") from None
+        command = f"sublayer train --resume --out {shlex.quote(str(directory))}"
+        raise Stopped(f"{stopped} Go on with: {command}") from None
     show_summary(run, console)
