@@ -1,7 +1,7 @@
 """A hook for mkdocs that writes the tables of parts and options from the configs themselves, so that they stay true.
 
-`<!-- options: PATH:CLASS -->` becomes the table of a config's keys; `<!-- parts: FAMILY -->` the parts of a family, each
-with its options.
+`<!-- options: PATH:CLASS -->` becomes the table of a config's keys; `<!-- parts: FAMILY -->` the parts of a family,
+each with its options.
 """
 
 import re

@@ -130,7 +130,7 @@ class ModelConfig(Config):
         for name in LAYER_FIELDS:
             part: ModelPart = getattr(self, name)
             where: tuple[str | int, ...] = (name,)
-            if name in change:
+            if name in change and _fills(part, self.shape):  # what is wrong for all layers is no single one's fault
                 where = (*place, name)
                 part = self._overridden(part, change[name], where)
             if self.shape.direction not in part.directions:
@@ -164,6 +164,14 @@ class ModelConfig(Config):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise _located((*where, *first["loc"]), explain(first)) from None
+
+
+def _fills(part: ModelPart, shape: StackShape) -> bool:
+    try:
+        part.filled(shape)
+    except ValueError:
+        return False
+    return True
 
 
 def _located(where: tuple[str | int, ...], message: str) -> ValidationError:
