@@ -286,6 +286,14 @@ def test_the_digest_knows_names_types_shapes_and_values(tmp_path: Path) -> None:
             read_tensors(path)
 
 
+def test_the_same_tensors_are_the_same_file(tmp_path: Path) -> None:
+    tensors = {'naïve\n"': torch.arange(6.0), "b": torch.zeros(2, dtype=torch.int32)}
+    for number in range(8):
+        write_tensors(tmp_path / f"{number}", tensors)
+        assert (tmp_path / f"{number}").read_bytes() == (tmp_path / "0").read_bytes()
+    assert read_tensors(tmp_path / "0").keys() == tensors.keys()
+
+
 def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     weight = torch.arange(12.0).reshape(3, 4)
     tensors = {"a": weight, "b": weight, "c": weight.T, "d": weight[1:]}

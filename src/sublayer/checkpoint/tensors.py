@@ -1,6 +1,7 @@
 """Safetensors files that can be trusted: no pickle, shapes checked before allocation, contents checked by digest."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             save_file(contiguous, aside, metadata={"format": "pt", DIGEST: digest(contiguous)})
         except SafetensorError as error:
             raise OSError(_errno(error), str(error)) from error
+        _order_metadata(aside)
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
@@ -77,6 +79,19 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort a file's metadata: the library keeps them in a hash map, whose order is chance, and the same tensors shall
+    make the same file."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
