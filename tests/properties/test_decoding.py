@@ -161,7 +161,7 @@ class Game:
 
 
 @law(
-    examples=160,
+    examples=130,
     composition=compositions(stack="decoder"),
     style=styles,
     n_moves=st.integers(1, 5),
@@ -180,7 +180,7 @@ WINDOWED = {"attention": {"n_heads": 2, "pattern": {"kind": "window", "size": 3}
 
 
 @law(
-    examples=80,
+    examples=70,
     composition=compositions(stack="decoder", fixed=WINDOWED),
     style=styles,
     n_moves=st.integers(1, 5),

@@ -9,7 +9,7 @@ from sublayer.registry import Registry
 from tests.properties.composition import compositions, law, lively, parts, random_tokens
 
 
-@law(examples=60, composition=compositions())
+@law(examples=200, composition=compositions())
 def test_every_parameter_gets_a_gradient_from_the_loss(composition: ModelConfig) -> None:
     model = lively(composition)
     loss = model(random_tokens(1, 2, 8), targets=random_tokens(2, 2, 8)).loss
