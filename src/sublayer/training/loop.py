@@ -99,7 +99,7 @@ def train(
         batch, weight = share
         with autocast(device, dtype):
             out = forward(batch.tokens_BT.to(device), layout_of(batch, device), targets=batch.targets_BT.to(device))
-        gradients = torch.autograd.grad(out.loss * weight, parameters, allow_unused=True)
+        gradients = apart(torch.autograd.grad(out.loss * weight, parameters, allow_unused=True))
         return {name: loss.detach() * weight for name, loss in {"loss": out.loss, **out.losses}.items()}, gradients
 
     def evaluate(max_tokens: int | None) -> Mapping[str, Score]:
@@ -185,6 +185,23 @@ def train(
         if not results:  # the run was finished before
             results = evaluate(None)
     return Outcome(model.eval(), results, progress, time.monotonic() - began)
+
+
+def apart(gradients: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """The gradients, each with memory of its own, since they are added to and scaled in place.
+
+    Parameters that enter a model as a sum get one and the same tensor from autograd, and one that is only summed over
+    gets a single number expanded.
+    """
+    seen: set[int] = set()
+    own: list[Tensor | None] = []
+    for gradient in gradients:
+        if gradient is not None:
+            shared = gradient.data_ptr() in seen or 0 in gradient.stride()
+            seen.add(gradient.data_ptr())
+            gradient = gradient.clone(memory_format=torch.contiguous_format) if shared else gradient
+        own.append(gradient)
+    return tuple(own)
 
 
 def shares(corpus: Corpus, config: TrainingConfig, step: int, workers: int) -> list[Batch]:
