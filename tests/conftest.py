@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 import torch
 
+import sublayer.run  # noqa: F401  (registers every part before the first test looks)
 from sublayer.registry import Registry
 
 hypothesis.settings.register_profile(
@@ -23,7 +24,7 @@ hypothesis.settings.load_profile("sublayer")
 torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def registries() -> Iterator[None]:
     """Puts every registry back as it was, so that a part registered in a test is gone after it."""
     before = {family: dict(registry._parts) for family, registry in Registry.families.items()}
