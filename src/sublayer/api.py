@@ -1,7 +1,8 @@
 """The public face in Python: train, load, generate."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,12 @@ def train(
                 corpus,
                 complete.training,
                 directory,
-                identity=complete.tree(),
+                identity=complete.tree() | {"plugins_sha256": _contents(complete.plugins)},
                 device=device,
                 dtype=dtype,
                 watcher=watcher,
+                accepted=lambda: write_config(directory / CONFIG, complete),
             )
-            write_config(directory / CONFIG, complete)
             watcher.preparing("comparing with a bigram model and lzma", 0.0)
             compared = baselines.result() if baselines is not None else {}
             _write_summary(directory / SUMMARY, outcome, compared)
@@ -154,6 +155,11 @@ def _write_summary(path: Path, outcome: Outcome, baselines: Mapping[str, Baselin
     }
     with written_aside(path) as aside:
         aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _contents(plugins: Iterable[str]) -> dict[str, str]:
+    """The digest of each plug-in's file, so that a run does not go on with other code unnoticed."""
+    return {plugin: hashlib.sha256(Path(plugin).read_bytes()).hexdigest()[:16] for plugin in plugins}
 
 
 def _has_state(directory: Path) -> bool:

@@ -14,24 +14,40 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from sublayer.errors import ConfigError
 
 
-def _refuse_bool(value: Any) -> Any:
-    # Pydantic would read `n_layers: true` as 1.
+def _number(value: Any) -> Any:
+    # Pydantic would read `n_layers: true` as 1 and `n_layers: "6"` as 6.
     if isinstance(value, bool):
         raise PydanticCustomError("number_expected", "must be a number, not {value}", {"value": str(value).lower()})
+    if isinstance(value, str):
+        raise PydanticCustomError("number_expected", "must be a number, not {value}", {"value": repr(value)})
     return value
 
 
-Count = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=1)]
+def _integer(value: Any) -> Any:
+    if isinstance(value, float) and not value.is_integer():  # 1e3 is a whole number
+        raise PydanticCustomError("number_expected", "must be a whole number, not {value}", {"value": str(value)})
+    return _number(value)
+
+
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise PydanticCustomError("flag_expected", "must be true or false, not {value}", {"value": repr(value)})
+    return value
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+"""true or false."""
+Count = Annotated[int, BeforeValidator(_integer), Field(ge=1)]
 """An integer of at least 1."""
-Whole = Annotated[int, BeforeValidator(_refuse_bool), Field(ge=0)]
+Whole = Annotated[int, BeforeValidator(_integer), Field(ge=0)]
 """An integer of at least 0."""
-Positive = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 """A finite number above 0."""
-NonNegative = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 """A finite number of at least 0."""
-Share = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, le=1)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 """A share of a whole, from 0 to 1."""
-Probability = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, lt=1)]
+Probability = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
 """A probability below 1, as dropout takes."""
 
 
@@ -64,6 +80,15 @@ class Config(BaseModel):
         # Tells pydantic that this __init__ adds nothing to validation, so nested configs keep pydantic's own errors
         # and their location in the tree, and only the outermost call words the sentence.
         __init__.__pydantic_base_init__ = True
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """This config with some values replaced, validated anew (pydantic's own copy would not).
+
+        Raises:
+            ConfigError: as the constructor does.
+        """
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**values | dict(update or {}))
 
     @classmethod
     def parse(cls, values: Any) -> Self:
@@ -110,7 +135,7 @@ def explain(problem: ErrorDetails) -> str:
     """What is wrong with a value, in the words of one pydantic error, without its place."""
     message = problem["msg"].removeprefix("Value error, ")
     match problem["type"]:
-        case "value_error" | "unknown_key" | "unknown_kind" | "number_expected":
+        case "value_error" | "unknown_key" | "unknown_kind" | "number_expected" | "flag_expected":
             pass
         case "missing":
             message = "is required and was left out"

@@ -48,7 +48,7 @@ def written_aside(target: Path) -> Iterator[Path]:
 def explain(error: OSError, path: Path) -> str:
     """One sentence for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"the disk is full: {path} could not be written; free some space and start again with --resume."
+        return f"the disk is full: {path} could not be written; free some space and start again."
     return f"{path} could not be written: {error.strerror or error}."
 
 
@@ -84,6 +84,8 @@ def _sync(path: Path) -> None:
 
 
 def _sync_entry(directory: Path) -> None:
+    if os.name == "nt":  # where a directory cannot be opened, and its entries are written through
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -188,6 +188,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def is_override(text: str) -> bool:
+    """Whether a word of a command line is `key=value`, and not a path that holds an equals sign."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and "/" not in key and not Path(text).exists()
+
+
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
     if isinstance(overrides, Mapping):
         return list(overrides.items())
@@ -229,6 +235,8 @@ def _put(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
         below = here[place] if isinstance(here, list) else here.get(place)
         if isinstance(below, str):
             below = {"kind": below}
+            if path[depth + 1].isdecimal():  # one part where a list of them may stand
+                below = [below]
         elif below is None:
             below = {}
         elif not isinstance(below, dict | list):

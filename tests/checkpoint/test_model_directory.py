@@ -216,7 +216,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a width beyond all tensors": (model_with(d_model=2**62), "config.json: no such model can be built"),
     "a width beyond all integers": (model_with(d_model=2**80), "config.json: no such model can be built"),
     "a hostile vocabulary": (model_with(vocab_size=2**45), "where its config asks for"),
-    "a hostile depth": (model_with(n_layers=2**40), "config.json: n_layers: is 1099511627776, and no model has more"),
+    "a hostile depth": (
+        model_with(n_layers=2**40),
+        "n_layers: must be less than or equal to 10000, not 1099511627776",
+    ),
     "no tokenizer": (no_tokenizer, "there is no tokenizer at"),
     "half a tokenizer": (damaged_tokenizer, "tokenizer.json is damaged or no tokenizer"),
     "a damaged tokenizer_config.json": (damaged_settings, "tokenizer_config.json is damaged"),

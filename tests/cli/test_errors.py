@@ -64,7 +64,7 @@ def config(notes: Path, here: Path) -> Path:
         ("model.attention.n_headz=3", "model.attention: unknown key 'n_headz'; did you mean 'n_heads'?"),
         ("training.optimizer.betaz=3", "training.optimizer: "),
         ("training.steps=0", "training.steps: must be greater than or equal to 1, not 0"),
-        ("training.steps=soon", "training.steps: must be a valid integer"),
+        ("training.steps=soon", "training.steps: must be a number, not 'soon'"),
         ("training.steps=", "training.steps: must be a valid integer, not None"),
         ("data.sources.5.path=x", "data.sources.5.path: '5' is no place in a list of 1; count from 0"),
         ("data.sources.0.path=/nowhere/at/all", "there is no file or folder /nowhere/at/all"),

@@ -1,17 +1,20 @@
 """What may change when a run is resumed, and what is refused."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sublayer.api import train
 from sublayer.errors import CheckpointError, ConfigError, SublayerError
 from sublayer.registry import Registry
 from sublayer.run_directory import claimed
 from sublayer.training import Watcher
-from sublayer.training.state import differences
+from sublayer.training.optimizer import Optimizer
+from sublayer.training.state import Checkpoints, Progress, differences
 
 from .runs import Crash, CrashAt, left, tree, write_notes
 
@@ -44,7 +47,6 @@ def run(broken_off: Path, tmp_path: Path) -> Path:
         ("model.dropout", 0.5, 0.0),
         ("data.sequence_length", 8, 16),
         ("data.isolate_documents", False, True),
-        ("dtype", "bfloat16", "float32"),
     ],
 )
 def test_another_config_is_refused(key: str, value: Any, before: Any, run: Path) -> None:
@@ -155,9 +157,48 @@ def test_a_plugin_that_changed_its_weights_is_one_sentence(notes: Path, tmp_path
         train(config, out=run, watcher=CrashAt(3))
     plugin.write_text(PLUGIN.format(name="scale"))
     Registry.families["norm"]._parts.pop("gain")
-    with pytest.raises(CheckpointError, match=r"does not fit the model \(.*\); bring the old plug-in back") as raised:
+    with pytest.raises(CheckpointError, match=r"^plugins_sha256\..*gain\.py is '.*', but the run"):
         train(out=run, resume=True)
+
+
+def test_a_state_that_does_not_fit_the_model_is_one_sentence(tmp_path: Path) -> None:
+    """As when a module that a plug-in imports has changed."""
+    large, small = torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)
+    optimizer = Optimizer([])
+    checkpoints = Checkpoints(tmp_path, {}, "data", 1)
+    checkpoints.save(Progress(step=1), large, optimizer)
+    with pytest.raises(CheckpointError, match=r"does not fit the model \(.*\); bring the old plug-in back") as raised:
+        checkpoints.restore(small, optimizer)
     assert "\n" not in str(raised.value)
+
+
+def test_another_dtype_or_device_is_refused(run: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^dtype: the run was begun in float32 and would go on in bfloat16"):
+        train(out=run, resume=True, dtype="bfloat16")
+
+
+def test_the_number_of_threads_is_that_of_the_beginning(notes: Path, tmp_path: Path) -> None:
+    """Though the machine has more cores, or fewer, when the run goes on."""
+    before = torch.get_num_threads()
+    states = []
+    try:
+        for cores in (2, 1):
+            torch.set_num_threads(cores)
+            train(tree(notes), out=tmp_path / "run", resume=cores == 1, **{"training.steps": 9 - 3 * cores})
+            newest = max((tmp_path / "run" / "checkpoints").iterdir())
+            states.append(json.loads((newest / "state.json").read_text())["progress"])
+    finally:
+        torch.set_num_threads(before)
+    assert [state["step"] for state in states] == [3, 6]
+    assert [(state["threads"], state["cores"]) for state in states] == [(2, 1), (2, 1)]
+
+
+def test_the_config_of_the_resumed_run_is_the_one_that_is_resumed_next(notes: Path, tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        train(tree(notes), out=tmp_path / "run", watcher=CrashAt(3))
+    with pytest.raises(Crash):
+        train(out=tmp_path / "run", resume=True, watcher=CrashAt(5), **{"training.steps": 20})
+    assert train(out=tmp_path / "run", resume=True).config.training.steps == 20
 
 
 # ---------- the directory

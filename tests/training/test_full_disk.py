@@ -69,7 +69,7 @@ def test_a_full_disk(place: str, notes: Path, tmp_path: Path) -> None:
     process = start(["train", tmp_path / "config.yaml", "--out", run], tmp_path, PLACES[place].plant)
     assert process.wait() == 1, process.err
     assert process.err.startswith(f"sublayer: the disk is full: {run}"), process.err
-    assert process.err.endswith("free some space and start again with --resume.\n")
+    assert process.err.endswith("free some space and start again.\n")
     assert process.err.count("\n") == 1
     assert not leftovers(run)
     loaded = load_state(run / "checkpoints")

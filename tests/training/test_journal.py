@@ -124,8 +124,10 @@ def test_weights_and_biases_gets_the_same_figures(notes: Path, tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     logging = {"every": 1, "tensorboard": False, "wandb": "my-project"}
     train(tree(notes, logging=logging), out=tmp_path / "run")
+    identity = (tmp_path / "run" / "wandb-id").read_text()
+    assert len(identity) == 32
     assert told == [
-        {"project": "my-project", "name": "run", "id": "run", "dir": str(tmp_path / "run"), "resume": "allow"}
+        {"project": "my-project", "name": "run", "id": identity, "dir": str(tmp_path / "run"), "resume": "allow"}
     ]
     assert run.finished == 1
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -73,7 +73,7 @@ class SumConfig(NormConfig):
 
 
 @pytest.mark.parametrize(
-    "division", [{"accumulation": 2}, {"accumulation": 8}, {"workers": 3}, {"accumulation": 2, "workers": 2}]
+    "division", [{"accumulation": 2}, {"accumulation": 8}, {"threads": 3}, {"accumulation": 2, "threads": 2}]
 )
 @pytest.mark.parametrize("norm", ["rms", "sum"])
 def test_a_step_divided_is_the_step_whole(
@@ -82,7 +82,7 @@ def test_a_step_divided_is_the_step_whole(
     (tmp_path / "sum.py").write_text(SHARED)
     config = tree(notes, model={"norm": norm}, batch_size=8, steps=4, optimizer=SMOOTH, clip_norm=0.7)
     config["plugins"] = [str(tmp_path / "sum.py")]
-    whole = train(config, out=tmp_path / "whole", **{"training.workers": 1})
+    whole = train(config, out=tmp_path / "whole", **{"training.threads": 1})
     before = weights(whole)
     divided = train(config, out=tmp_path / "divided", **{f"training.{key}": value for key, value in division.items()})
     assert figures(divided, "loss") == pytest.approx(figures(whole, "loss"), rel=1e-5)
@@ -119,7 +119,7 @@ def test_the_loss_is_the_mean_over_scored_tokens(notes: Path, tmp_path: Path, ra
     assert figures(run, "loss") == pytest.approx([expected.item()], rel=1e-5)
 
 
-@pytest.mark.parametrize("division", [{}, {"accumulation": 2}, {"accumulation": 6}, {"workers": 4}])
+@pytest.mark.parametrize("division", [{}, {"accumulation": 2}, {"accumulation": 6}, {"threads": 4}])
 def test_every_division_asks_for_the_same_samples(
     division: dict[str, int], notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,7 +216,7 @@ def test_bfloat16_trains_with_weights_in_float32(notes: Path, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
 def test_a_compiled_model_trains_like_the_other(notes: Path, tmp_path: Path) -> None:
-    config = tree(notes, optimizer=SMOOTH, workers=1)
+    config = tree(notes, optimizer=SMOOTH, threads=1)
     eager = train(config, out=tmp_path / "eager")
     compiled = train(config, out=tmp_path / "compiled", **{"training.compile": True})
     assert figures(compiled, "loss") == pytest.approx(figures(eager, "loss"), rel=1e-4)

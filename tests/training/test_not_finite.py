@@ -60,10 +60,10 @@ def spoil_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, Spoil]],
                 super().__init__(*arguments, **options)
                 models.append(self)
 
-        def shares(corpus: Any, config: Any, step: int, workers: int) -> Any:
+        def shares(corpus: Any, config: Any, step: int, threads: int) -> Any:
             if step + 1 in steps:
                 steps[step + 1](models[-1])
-            return real_shares(corpus, config, step, workers)
+            return real_shares(corpus, config, step, threads)
 
         monkeypatch.setattr(loop, "Transformer", Watched)
         monkeypatch.setattr(loop, "shares", shares)

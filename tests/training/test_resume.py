@@ -188,7 +188,7 @@ def test_only_the_last_states_are_kept(notes: Path, tmp_path: Path) -> None:
 def test_the_best_weights_are_those_of_the_lowest_held_out_loss(
     notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter([math.nan, 4.0, 2.0, 3.0, 2.0, 5.0])
+    losses = iter([math.nan, 4.0, 2.0, 3.0, 2.0, 5.0, 1.0])  # the last one of the whole text, not a part
     monkeypatch.setattr("sublayer.training.loop.held_out", lambda *_: {"notes": Score(next(losses), 1, 1)})
     config = tree(notes, evaluate_every=1, checkpoint_every=1, keep_checkpoints=10)
     directory = broken_and_resumed(config, tmp_path / "run", CrashAt(5))

@@ -26,7 +26,7 @@ class Signals:
     numbers: tuple[signal.Signals, ...]
 
     def plant(self) -> None:
-        from sublayer.training.progress import Lines
+        from sublayer.training.watcher import Lines
 
         real = Lines.trained
 

@@ -20,9 +20,6 @@ from sublayer.version import __version__
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
 
-MOST_LAYERS = 10_000
-"""What a directory may ask for."""
-
 
 def save_description(directory: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Write everything but the weights."""
@@ -120,14 +117,11 @@ def load_config(directory: Path) -> ModelConfig:
     if not isinstance(values, dict) or values.get("model_type") != "sublayer":
         found = values.get("model_type") if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path}: model_type is {found!r}, and only 'sublayer' can be loaded.")
-    tree = values.get("model")
-    layers = tree.get("n_layers") if isinstance(tree, dict) else None
-    if isinstance(layers, int) and layers > MOST_LAYERS:  # each layer's config is made when the whole is read
-        raise CheckpointError(f"{path}: n_layers: is {layers}, and no model has more than {MOST_LAYERS}.")
     try:
-        return ModelConfig.parse(tree)
+        return ModelConfig.parse(values.get("model"))
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        own = " A part of your own has to be named again (--plugin FILE, or sublayer.register)."
+        raise CheckpointError(f"{path}: {error}{own if 'choose from' in str(error) else ''}") from None
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import shlex
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sublayer.api import Run, generate
 
@@ -16,16 +17,16 @@ def show_summary(run: Run, console: Console) -> None:
     console.print()
     console.print(_table(run))
     for sentence in _verdicts(run):
-        console.print(sentence, highlight=False)
+        console.print(sentence, highlight=False, markup=False)
     for domain in sorted(run.held_out)[:2]:
         prompt = PROMPTS.get(domain) or _beginning(run, domain)
         completion = generate(run.model, run.tokenizer, prompt, max_tokens=80, temperature=0.7, seed=0)
         console.print()
-        console.rule(f"[dim]a sample of {domain}[/dim]", align="left", style="dim")
+        console.rule(Text(f"a sample of {domain}", style="dim"), align="left", style="dim")
         console.print(prompt, end="", style="bold", markup=False, highlight=False, soft_wrap=True)
         console.print(completion.text, markup=False, highlight=False, soft_wrap=True)
     console.print()
-    console.rule("[dim]next[/dim]", align="left", style="dim")
+    console.rule(Text("next", style="dim"), align="left", style="dim")
     where = shlex.quote(str(run.directory))
     prompt = shlex.quote(PROMPTS.get(sorted(run.held_out)[0], "Once"))
     more = 2 * run.config.training.steps
@@ -40,7 +41,7 @@ def show_summary(run: Run, console: Console) -> None:
 
 def _table(run: Run) -> Table:
     table = Table(
-        title=f"held-out text after {run.config.training.steps:,} steps, {run.seconds:.0f} s of training",
+        title=f"all held-out text after {run.config.training.steps:,} steps, {run.seconds:.0f} s of training",
         title_justify="left",
         title_style="bold",
         box=None,
@@ -51,7 +52,7 @@ def _table(run: Run) -> Table:
     table.add_column("nats/token", justify="right")
     table.add_column("bits/byte", justify="right")
     for domain, result in run.held_out.items():
-        table.add_row(domain, "this model", f"{result.loss:.3f}", f"{result.bits_per_byte:.3f}", style="bold")
+        table.add_row(Text(domain), "this model", f"{result.loss:.3f}", f"{result.bits_per_byte:.3f}", style="bold")
         baseline = run.baselines.get(domain)
         if baseline is not None:
             bigram, lzma = baseline.bigram, baseline.lzma

@@ -33,12 +33,13 @@ def train(
     from sublayer.api import train as train_run
     from sublayer.cli.summary import show_summary
     from sublayer.errors import ConfigError
-    from sublayer.run import read_config, read_preset
+    from sublayer.run import is_override, read_config, read_preset
     from sublayer.run_directory import CONFIG, existing_directory, new_directory
     from sublayer.training import Bar, Lines, Stopped
 
-    given = [argument for argument in arguments or [] if "=" not in argument]
-    overrides = [argument for argument in arguments or [] if "=" in argument]
+    # A path may hold an equals sign; a key cannot hold a slash.
+    overrides = [argument for argument in arguments or [] if is_override(argument)]
+    given = [argument for argument in arguments or [] if not is_override(argument)]
     if len(given) > 1:
         raise ConfigError(f"'{given[1]}' is one config too many; give one YAML file, then key=value pairs.")
     if given and preset:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from sublayer.config import Config, Count, Share
+from sublayer.config import Config, Count, Flag, Share
 from sublayer.data.sources import SOURCES, EmbeddedConfig, SourceConfig
 from sublayer.data.tokenizer import TOKENIZERS, BpeConfig, TokenizerConfig
 
@@ -31,7 +31,7 @@ class DataConfig(Config):
     """Learnt from the training side, or given."""
     sequence_length: Count = 256
     """T, tokens a row."""
-    isolate_documents: bool = True
+    isolate_documents: Flag = True
     """Documents in the same row do not see one another and count positions from their own start; if not, a row is
     read as one document."""
 

@@ -3,6 +3,7 @@
 Shape suffixes: B batch (rows), T length, N samples or tokens.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Corpus:
 
     Args:
         config: how rows are read.
-        fingerprint: the content key.
+        fingerprint: the content key of the shards.
         shards: the tokens.
 
     Attributes:
@@ -61,8 +62,9 @@ class Corpus:
 
     def __init__(self, config: DataConfig, fingerprint: str, shards: Shards) -> None:
         self.config = config
-        self.fingerprint = fingerprint
         self.tokenizer: Tokenizer = shards.tokenizer
+        # What a learnt tokenizer turned out to be depends on the library's version as well.
+        self.fingerprint = hashlib.sha256(f"{fingerprint} {self.tokenizer.fingerprint()}".encode()).hexdigest()
         self._shards = shards
         self._training = [stream for stream in shards.streams if stream.side == "training"]
         self._validation = [stream for stream in shards.streams if stream.side == "validation"]

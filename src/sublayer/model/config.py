@@ -1,11 +1,11 @@
 """The model's config, and the complete layer configs that follow from it."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sublayer.config import Config, Count, Probability, explain, suggest
+from sublayer.config import Config, Count, Flag, Probability, explain, suggest
 from sublayer.model.attention import multi_head
 from sublayer.model.attention.base import AttentionChoice
 from sublayer.model.feed_forward import FeedForwardChoice, gated
@@ -60,7 +60,7 @@ class ModelConfig(Config):
     """Number of tokens; left out, the tokenizer's."""
     d_model: Count = 384
     """Width of the residual stream."""
-    n_layers: Count = 6
+    n_layers: Annotated[Count, Field(le=10_000)] = 6
     """Number of blocks."""
     max_length: Count = 1024
     """Longest sequence that the positions are made for, in tokens."""
@@ -74,7 +74,7 @@ class ModelConfig(Config):
     """How the sublayers are wired into the stream."""
     norm: NormChoice = RMSNormConfig()
     """The normalisation that the wiring uses."""
-    tied_embeddings: bool = True
+    tied_embeddings: Flag = True
     """Use the token embedding as the output matrix as well (Press and Wolf 2017)."""
     dropout: Probability = 0.0
     """Probability of dropping a value of the embeddings' sum, and of each sublayer's output, in training."""

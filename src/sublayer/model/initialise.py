@@ -73,6 +73,11 @@ def initialise(model: nn.Module, seed: int) -> None:
 def _rules(module: nn.Module) -> Mapping[str, Rule]:
     if isinstance(module, Initialised):
         return module.initial_values()
-    if isinstance(module, nn.Linear):  # in a user's own part
-        return {"weight": Normal(module.in_features**-0.5), "bias": Constant(0.0)}
+    # Torch's own modules, as they stand in a user's part.
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        return {"weight": Normal(module.weight[0].numel() ** -0.5), "bias": Constant(0.0)}
+    if isinstance(module, nn.Embedding):
+        return {"weight": Normal(0.02)}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
+        return {"weight": Constant(1.0), "bias": Constant(0.0)}
     return {}

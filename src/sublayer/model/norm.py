@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sublayer.config import Positive
+from sublayer.config import Flag, Positive
 from sublayer.model.initialise import Constant, Rule
 from sublayer.model.part import ModelPart
 from sublayer.registry import Registry
@@ -35,7 +35,7 @@ class LayerNormConfig(NormConfig):
     kind: Literal["layer"] = "layer"
     epsilon: Positive = 1e-5
     """Added to the variance."""
-    bias: bool = True
+    bias: Flag = True
     """Learn a shift as well as a scale."""
 
     def build(self, width: int) -> nn.Module:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
-from sublayer.config import Config, Positive
+from sublayer.config import Config, Flag, Positive
 from sublayer.registry import PartConfig
 
 Direction = Literal["causal", "bidirectional"]
@@ -36,9 +36,10 @@ class InitialisationConfig(Config):
     """Standard deviation of weight matrices; null for 1/√fan_in, the width that keeps the variance of its input."""
     embedding_std: Positive = 0.02
     """Standard deviation of token and position embeddings."""
-    depth_scaled: bool = True
-    """Divide the last matrix of every sublayer by √(number of sublayers), so that the residual stream's variance does
-    not grow with depth (GPT-2: Radford et al. 2019, section 2.3)."""
+    depth_scaled: Flag = True
+    """Divide the last matrix of every sublayer by √(2·n_layers), so that the residual stream's variance does not grow
+    with depth (GPT-2: Radford et al. 2019, section 2.3).  Layers with one sublayer count as two, so that variants with
+    and without a second one start equal in what they share."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ class StackShape:
         """Standard deviation of a weight matrix with `fan_in` inputs."""
         return self.initialisation.std or fan_in**-0.5
 
-    def output_std(self, fan_in: int, n_sublayers: int = 2) -> float:
+    def output_std(self, fan_in: int) -> float:
         """Standard deviation of the matrix with which a sublayer writes into the residual stream."""
         std = self.std(fan_in)
-        return std / (n_sublayers * self.n_layers) ** 0.5 if self.initialisation.depth_scaled else std
+        return std / (2 * self.n_layers) ** 0.5 if self.initialisation.depth_scaled else std
 
 
 class ModelPart(PartConfig):

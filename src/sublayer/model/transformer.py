@@ -65,6 +65,7 @@ class Transformer(nn.Module):
         if config.vocab_size is None:
             raise ConfigError("vocab_size: is required to build a model; in a run it comes from the tokenizer.")
         self.config = config
+        self._limit = config.cache_exact().length
         shape, layers = config.shape, config.resolve()
         # The values that torch's constructors draw are replaced below; the caller's generator stays untouched.
         with torch.random.fork_rng(devices=[]):
@@ -76,7 +77,7 @@ class Transformer(nn.Module):
                 else (layer.position, layer.attention.d_rotated(), layer.attention.n_score_heads())
                 for layer in layers
             ]
-            distinct = list(dict.fromkeys(needs))
+            distinct = [need for place, need in enumerate(needs) if need not in needs[:place]]
             self._position_of = [distinct.index(need) for need in needs]
             self.positions = nn.ModuleList(
                 layers[needs.index(need)].position.build(shape, layers[needs.index(need)].attention)
@@ -128,6 +129,10 @@ class Transformer(nn.Module):
             raise ValueError(f"want: {sorted(wanted - WANTED)} cannot be returned; choose from {sorted(WANTED)}.")
         layout = layout or Layout()
         layout.check(tokens_BT)
+        if targets is not None and targets.shape != tokens_BT.shape:
+            raise ValueError(f"targets have shape {tuple(targets.shape)}, but the tokens {tuple(tokens_BT.shape)}.")
+        if layout.positions_BT is None and self._limit is not None and tokens_BT.shape[1] > self._limit:
+            raise ValueError(f"{tokens_BT.shape[1]} tokens are given, but the model's positions end at {self._limit}.")
         plain = layout.plain
         n_tokens = tokens_BT.shape[1]
         if state is None:

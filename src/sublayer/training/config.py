@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sublayer.config import Config, Count, Positive, Whole
+from sublayer.config import Config, Count, Flag, Positive, Whole
 from sublayer.training.optimizer import OptimizerChoice
 from sublayer.training.optimizer.adamw import AdamWConfig
 from sublayer.training.schedule import CosineConfig, ScheduleChoice
@@ -15,7 +15,7 @@ class LoggingConfig(Config):
 
     every: Count = 10
     """Steps between two lines of `metrics.jsonl`."""
-    tensorboard: bool = True
+    tensorboard: Flag = True
     """Write the same figures for TensorBoard."""
     wandb: Annotated[str, Field(min_length=1)] | None = None
     """Name of a Weights & Biases project to write the same figures to (extra `wandb`); left out, none."""
@@ -30,7 +30,7 @@ class TrainingConfig(Config):
     """Sequences in each step."""
     accumulation: Count = 1
     """Micro-batches that a step's sequences are divided into, to save memory; changes nothing but rounding."""
-    workers: Count | Literal["auto"] = "auto"
+    threads: Count | Literal["auto"] = "auto"
     """Threads that divide each micro-batch among them; auto takes one a core on a CPU, and one elsewhere."""
     seed: Whole = 0
     """Of initial values, data order and dropout."""
@@ -48,9 +48,9 @@ class TrainingConfig(Config):
     """Steps between two evaluations on held-out text."""
     evaluation_tokens: Count | None = None
     """Held-out tokens read in an evaluation during training, by domain; the last one reads all.  null: always all."""
-    compile: bool = False
+    compile: Flag = False
     """Compile the model with torch.compile; on a CPU this needs a C++ compiler."""
-    baselines: bool = True
+    baselines: Flag = True
     """Set a bigram model and lzma beside the final held-out loss."""
     logging: LoggingConfig = LoggingConfig()
     """Where figures go."""

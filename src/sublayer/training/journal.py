@@ -1,4 +1,4 @@
-"""The figures of a run: `metrics.jsonl`, TensorBoard and Weights & Biases, each step once.
+"""The metrics logger of a run: `metrics.jsonl`, TensorBoard and Weights & Biases, each step once.
 
 `metrics.jsonl` holds what follows from the config alone, so that it is the same file for a run broken and resumed as
 for one never stopped.  What the clock says (`seconds`, `tokens_per_second`) stands in `timing.jsonl`.
@@ -7,6 +7,7 @@ for one never stopped.  What the clock says (`seconds`, `tokens_per_second`) sta
 import json
 import math
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib import import_module
@@ -115,8 +116,13 @@ class Journal:
         return board
 
     def _wandb_run(self, wandb: ModuleType, project: str | None) -> Any:
+        # An id of its own, kept in the directory: a run of the same name elsewhere, or later, is another run.
+        known = self._directory / "wandb-id"
+        if not known.is_file():
+            known.write_text(uuid.uuid4().hex, encoding="utf-8")
         name = self._directory.resolve().name
-        return wandb.init(project=project, name=name, id=name, dir=str(self._directory), resume="allow")
+        identity = known.read_text(encoding="utf-8")
+        return wandb.init(project=project, name=name, id=identity, dir=str(self._directory), resume="allow")
 
 
 def installed(config: LoggingConfig) -> ModuleType | None:

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from sublayer.checkpoint import save_model, save_weights
 from sublayer.data import Batch, Corpus
-from sublayer.errors import ConfigError, RunError
+from sublayer.errors import CheckpointError, ConfigError, RunError
 from sublayer.measures.held_out import held_out, layout_of
 from sublayer.measures.score import Score, total
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.loss import IGNORED
 from sublayer.training.config import TrainingConfig
-from sublayer.training.crew import Crew, choose_workers
+from sublayer.training.crew import Crew, choose_threads
 from sublayer.training.device import autocast
 from sublayer.training.journal import Journal
-from sublayer.training.progress import Watcher
 from sublayer.training.state import Checkpoints, Progress
 from sublayer.training.stop import Stopped, StopSignals
+from sublayer.training.watcher import Watcher
 
 MOST_SKIPPED_IN_A_ROW = 10
 """Steps without a finite loss or gradient after which a run gives up."""
@@ -59,6 +59,7 @@ def train(
     device: torch.device,
     dtype: torch.dtype,
     watcher: Watcher | None = None,
+    accepted: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Train a model, going on from the last state in `directory` if there is one.
 
@@ -70,6 +71,7 @@ def train(
         identity: the whole config as plain values; a state of another one is refused.
         device, dtype: where, and the dtype of matrix products.
         watcher: told what happens.
+        accepted: called when the state, if there is one, was found to belong to this config, before the first step.
 
     Raises:
         CheckpointError: when the state is damaged or belongs to another config or other data.
@@ -91,34 +93,42 @@ def train(
     forward = torch.compile(model) if config.compile else model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     micro_batch = config.batch_size // config.accumulation
-    workers = choose_workers(config.workers, micro_batch, device, config.compile)
+    crew = _crew(progress, config, micro_batch, device, dtype)
     results: Mapping[str, Score] = {}
+    accepted()
 
     def work(share: tuple[Batch, float]) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
         """The losses and gradients of a share of a step, times its weight."""
         batch, weight = share
         with autocast(device, dtype):
             out = forward(batch.tokens_BT.to(device), layout_of(batch, device), targets=batch.targets_BT.to(device))
-        gradients = apart(torch.autograd.grad(out.loss * weight, parameters, allow_unused=True))
+        gradients: tuple[Tensor | None, ...] = ()
+        if crew.threads == 1:
+            (out.loss * weight).backward()
+        else:
+            gradients = apart(torch.autograd.grad(out.loss * weight, parameters, allow_unused=True))
         return {name: loss.detach() * weight for name, loss in {"loss": out.loss, **out.losses}.items()}, gradients
 
     def evaluate(max_tokens: int | None) -> Mapping[str, Score]:
         def run(score: Callable[[Batch], Score], batches: Iterable[Batch]) -> Iterable[Score]:
             return crew.map(lambda batch: _cast(score, batch, device, dtype), batches)
 
-        return held_out(model, corpus, max(1, micro_batch // workers), max_tokens, run)
+        return held_out(model, corpus, max(1, micro_batch // crew.threads), max_tokens, run)
+
+    def asked_to_stop(name: str) -> None:
+        watcher.noticed(f"{name}: stopping after this step; once more ends it at once.")
 
     with (
-        StopSignals() as stop,
+        StopSignals(asked_to_stop) as stop,
         Journal(directory, config.logging, progress.step) as journal,
-        Crew(workers) as crew,
+        crew,
     ):
         watcher.started(progress.step, config.steps, _note(model, corpus, progress, device, dtype))
         model.train()
         began = last = time.monotonic()
         while progress.step < config.steps:
             factor = config.schedule.factor(progress.step, config.steps)
-            batches = shares(corpus, config, progress.step, workers)
+            batches = shares(corpus, config, progress.step, crew.threads)
 
             # Forward and backward, each share weighing as much as it has tokens to score.
             n_scored = max(1, sum(scored(batch) for batch in batches))
@@ -126,7 +136,7 @@ def train(
             for parts, gradients in crew.map_training(work, [(batch, scored(batch) / n_scored) for batch in batches]):
                 for name, loss in parts.items():
                     losses[name] = losses.get(name, 0.0) + loss
-                for parameter, gradient in zip(parameters, gradients, strict=True):
+                for parameter, gradient in zip(parameters, gradients, strict=False):
                     if gradient is not None:
                         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
@@ -152,6 +162,7 @@ def train(
             speed, last = sum(batch.tokens_BT.numel() for batch in batches) / (now - last), now
             watcher.trained(progress.step, float(losses["loss"]), speed)
             if progress.step % config.logging.every == 0 or progress.step == config.steps:
+                # With no auxiliary loss, the cross-entropy is the loss, and one figure says both.
                 figures: dict[str, Any] = {
                     name: float(loss) for name, loss in losses.items() if len(losses) > 2 or name == "loss"
                 }
@@ -163,7 +174,7 @@ def train(
             # Held-out text, the best weights, and the state.
             done = progress.step == config.steps
             if done or progress.step % config.evaluate_every == 0:
-                results = evaluate(None if done else config.evaluation_tokens)
+                results = evaluate(config.evaluation_tokens)
                 journal.write(
                     progress.step,
                     {"held_out": {d: {"loss": r.loss, "bits_per_byte": r.bits_per_byte} for d, r in results.items()}},
@@ -182,9 +193,32 @@ def train(
                 raise Stopped(f"stopped by {stop.name} at step {progress.step} of {config.steps}; everything is saved.")
             last = time.monotonic()
 
-        if not results:  # the run was finished before
-            results = evaluate(None)
+        if not results or config.evaluation_tokens is not None:
+            results = evaluate(None)  # in the steps before, one and the same part of the text
     return Outcome(model.eval(), results, progress, time.monotonic() - began)
+
+
+def _crew(
+    progress: Progress, config: TrainingConfig, micro_batch: int, device: torch.device, dtype: torch.dtype
+) -> Crew:
+    """The threads of a run: those that it began with, or the ones chosen now.
+
+    Raises:
+        CheckpointError: when a run that was begun on one device or in one dtype would go on in another.
+    """
+    here = {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
+    for name, now in here.items():
+        before = getattr(progress, name)
+        if before and before != now:
+            raise CheckpointError(
+                f"{name}: the run was begun in {before} and would go on in {now}, with other rounding; "
+                f"set {name}={before}, or train into another directory."
+            )
+        setattr(progress, name, now)
+    if not progress.threads:
+        chosen = Crew(choose_threads(config.threads, micro_batch, device, config.compile))
+        progress.threads, progress.cores = chosen.threads, chosen.cores
+    return Crew(progress.threads, progress.cores)
 
 
 def apart(gradients: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
@@ -204,11 +238,11 @@ def apart(gradients: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
     return tuple(own)
 
 
-def shares(corpus: Corpus, config: TrainingConfig, step: int, workers: int) -> list[Batch]:
-    """The sequences of step number `step` (from 0): its micro-batches, each divided among the workers."""
+def shares(corpus: Corpus, config: TrainingConfig, step: int, threads: int) -> list[Batch]:
+    """The sequences of step number `step` (from 0): its micro-batches, each divided among the threads."""
     micro_batch = config.batch_size // config.accumulation
     # As even as can be: the first ones have one sequence more.
-    sizes = [micro_batch // workers + (worker < micro_batch % workers) for worker in range(min(workers, micro_batch))]
+    sizes = [micro_batch // threads + (thread < micro_batch % threads) for thread in range(min(threads, micro_batch))]
     batches, first = [], step * config.batch_size
     for size in sizes * config.accumulation:
         batches.append(corpus.batch(config.seed, first, size))

@@ -13,6 +13,8 @@ from sublayer.errors import CheckpointError
 from sublayer.training.optimizer import Optimizer
 
 FREE_KEYS = (
+    "device",  # the device and the dtype that follow are compared themselves
+    "dtype",
     "training.steps",
     "training.evaluate_every",
     "training.evaluation_tokens",
@@ -26,13 +28,16 @@ FREE_KEYS = (
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Where a run stands, and what its rounding depends on.
 
     Attributes:
         step: optimizer steps done, skipped ones counted in.
         skipped: steps skipped for a loss or gradient that was not finite.
         skipped_in_a_row: how many of these were the last ones.
         best_loss, best_step: the lowest held-out loss so far, and where.
+        threads, cores: how many threads compute shares of a step, and how many of torch's own work in each; 0 before
+            they are chosen.  A resumed run keeps them, since other sums are rounded otherwise.
+        device, dtype: where the run was computed, and in what.
     """
 
     step: int = 0
@@ -40,6 +45,10 @@ class Progress:
     skipped_in_a_row: int = 0
     best_loss: float | None = None
     best_step: int = 0
+    threads: int = 0
+    cores: int = 0
+    device: str = ""
+    dtype: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,10 +17,14 @@ class StopSignals:
     """While entered, SIGINT and SIGTERM set `name` instead of ending the process; a second one ends it at once.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
+
+    Args:
+        told: called with the signal's name when the first comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[str], None] | None = None) -> None:
         self.name: str | None = None
+        self._told = told
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -36,3 +41,5 @@ class StopSignals:
         if self.name is not None:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+        if self._told is not None:
+            self._told(self.name)

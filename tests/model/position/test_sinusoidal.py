@@ -7,7 +7,7 @@ import torch
 
 from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
-from sublayer.model.part import StackShape
+from sublayer.model.part import InitialisationConfig, StackShape
 from sublayer.model.position.sinusoidal import Sinusoidal, SinusoidalConfig
 
 
@@ -27,8 +27,13 @@ def test_every_value_is_the_paper_s(theta: float) -> None:
             assert vectors[position, 2 * i + 1].item() == pytest.approx(amplitude * math.cos(angle), abs=1e-6)
 
 
+def test_left_out_the_waves_are_as_high_as_token_embeddings_are_wide() -> None:
+    shape = StackShape("decoder", 8, n_layers=1, max_length=64, initialisation=InitialisationConfig(embedding_std=0.3))
+    assert SinusoidalConfig().filled(shape).amplitude == 0.3
+
+
 def test_the_product_of_two_positions_depends_on_their_distance_alone() -> None:
-    vectors = encoding(32).vectors(torch.arange(300)).double()
+    vectors = encoding(32, amplitude=1.0).vectors(torch.arange(300)).double()
     products = vectors @ vectors.T
     for distance in (0, 1, 7, 50):
         along = products.diagonal(distance)
@@ -38,7 +43,7 @@ def test_the_product_of_two_positions_depends_on_their_distance_alone() -> None:
 
 def test_far_positions_are_exact() -> None:
     """The angle of position 100,000 is computed in float64: in float32 it would be off by up to 0.004."""
-    vector = encoding(8).vectors(torch.tensor([100_003]))[0]
+    vector = encoding(8, amplitude=1.0).vectors(torch.tensor([100_003]))[0]
     assert vector[0].item() == pytest.approx(math.sin(100_003), abs=1e-6)
 
 

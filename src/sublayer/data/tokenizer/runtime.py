@@ -1,5 +1,6 @@
 """The one tokenizer class at run time: a byte-level `tokenizers.Tokenizer`, exact in bytes both ways."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -84,15 +85,20 @@ class Tokenizer:
         """A decoder to feed one id at a time, which never gives out half a character."""
         return Stream(self._bytes)
 
+    def fingerprint(self) -> str:
+        """A text that is equal for equal tokenizers."""
+        return hashlib.sha256(f"{self.end} {self._core.to_str()}".encode()).hexdigest()
+
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face's AutoTokenizer reads them."""
         directory.mkdir(parents=True, exist_ok=True)
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **self._settings,
             "bos_token": self.end,
             "eos_token": self.end,
-            "clean_up_tokenization_spaces": False,
-        } | self._settings
+        }
         (directory / "tokenizer.json").write_text(self._core.to_str(pretty=True), encoding="utf-8")
         (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -124,6 +130,8 @@ class Tokenizer:
         settings = _settings(file.with_name("tokenizer_config.json"))
         named = settings.get("eos_token")
         named = named.get("content") if isinstance(named, dict) else named
+        if named is not None and not isinstance(named, str):
+            raise DataError(f"{file.with_name('tokenizer_config.json')}: eos_token is no text; copy it anew.")
         try:
             return cls(core, end or named or END, settings)
         except DataError as error:
@@ -135,7 +143,7 @@ def _settings(file: Path) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is damaged ({error}); copy it anew.") from None
     if not isinstance(settings, dict):
         raise DataError(f"{file} is damaged (it holds no mapping); copy it anew.")
@@ -153,7 +161,10 @@ def _token_bytes(core: tokenizers.Tokenizer) -> list[bytes]:
     """The bytes of every id: added tokens are written as they are, all others in the byte alphabet."""
     vocabulary = core.get_vocab(with_added_tokens=True)
     added = core.get_added_tokens_decoder()
-    table = [b""] * (1 + max(vocabulary.values()))
+    largest = max(vocabulary.values())
+    if largest > 2 * len(vocabulary) + 1000:  # a table by id would be mostly empty, and as large as somebody likes
+        raise DataError(f"the tokenizer has {len(vocabulary)} tokens, but ids up to {largest}; it is damaged.")
+    table = [b""] * (1 + largest)
     for token, index in vocabulary.items():
         if index not in added:
             table[index] = bytes(BYTE[character] for character in token if character in BYTE)

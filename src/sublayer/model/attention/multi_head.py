@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from sublayer.config import Count, Probability
+from sublayer.config import Count, Flag, Probability
 from sublayer.model.attention.base import AttentionConfig
 from sublayer.model.attention.kernel import Attention, KernelName, attend
 from sublayer.model.attention.memory import KeyValueMemory
@@ -38,7 +38,7 @@ class MultiHeadConfig(AttentionConfig):
     """Width of a head; left out, d_model / n_heads."""
     pattern: PatternChoice = FullConfig()
     """Which keys a query may see."""
-    bias: bool = False
+    bias: Flag = False
     """Add a learned bias in the four projections."""
     dropout: Probability = 0.0
     """Probability of dropping an attention weight in training."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sublayer.config import Count, Probability
+from sublayer.config import Count, Flag, Probability
 from sublayer.model.feed_forward.base import ACTIVATIONS, Activation, FeedForwardConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.part import Split, StackShape
@@ -33,7 +33,7 @@ class DenseConfig(FeedForwardConfig):
     """The function between the two matrices."""
     d_ff: Count | None = None
     """Width between the two matrices; left out, 4·d_model."""
-    bias: bool = False
+    bias: Flag = False
     """Add a learned bias after each matrix."""
     dropout: Probability = 0.0
     """Probability of dropping a hidden value in training."""

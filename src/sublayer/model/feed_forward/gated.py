@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sublayer.config import Count, Probability
+from sublayer.config import Count, Flag, Probability
 from sublayer.model.feed_forward.base import ACTIVATIONS, Activation, FeedForwardConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.part import Split, StackShape
@@ -37,7 +37,7 @@ class GatedConfig(FeedForwardConfig):
     d_ff: Count | None = None
     """Width of gate and value; left out, 8/3·d_model (as many parameters as a dense one of 4·d_model), up to the next
     multiple of 32."""
-    bias: bool = False
+    bias: Flag = False
     """Add a learned bias after each matrix."""
     dropout: Probability = 0.0
     """Probability of dropping a hidden value in training."""

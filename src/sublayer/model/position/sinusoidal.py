@@ -23,15 +23,15 @@ class SinusoidalConfig(EmbeddedPositionConfig):
     kind: Literal["sinusoidal"] = "sinusoidal"
     theta: Positive = 10000.0
     """Longest wavelength over 2π, in positions."""
-    amplitude: Positive = 1.0
-    """Height of the waves.  The paper's 1 stands beside token embeddings multiplied by √d_model; beside embeddings of
-    standard deviation 0.02 a smaller one lets the tokens be seen."""
+    amplitude: Positive | None = None
+    """Height of the waves; left out, the standard deviation of the token embeddings, which gives the ratio of the
+    paper, where waves of 1 stand beside embeddings multiplied by √d_model."""
 
     def filled(self, shape: StackShape) -> Self:
         config = super().filled(shape)
         if config.d_position is not None and config.d_position % 2:
             raise ValueError(f"sinusoids come in pairs, but their width is {config.d_position}; choose an even width")
-        return config
+        return config.model_copy(update={"amplitude": self.amplitude or shape.initialisation.embedding_std})
 
     def build(self, shape: StackShape, attention: "AttentionConfig") -> "Sinusoidal":
         return Sinusoidal(self)
@@ -43,6 +43,7 @@ class Sinusoidal(EmbeddedPosition):
     def __init__(self, config: SinusoidalConfig) -> None:
         super().__init__(config)
         assert config.d_position is not None
+        assert config.amplitude is not None
         self.width, self.theta, self.amplitude = config.d_position, config.theta, config.amplitude
 
     def vectors(self, positions_BT: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sublayer.config import Count, NonNegative, Positive
+from sublayer.config import Count, Flag, NonNegative, Positive
 from sublayer.training.optimizer.adamw import AdamWConfig
 from sublayer.training.optimizer.base import Named, Optimizer, OptimizerConfig, trained
 
@@ -25,7 +25,7 @@ class MuonConfig(OptimizerConfig):
     """Learning rate of the matrices at the schedule's full height."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Decay of the running sum of gradients."""
-    nesterov: bool = True
+    nesterov: Flag = True
     """Look one step of momentum ahead."""
     ns_steps: Count = 5
     """Newton–Schulz iterations, which orthogonalise."""

@@ -1,6 +1,6 @@
 """A training step of the default run: shares of the batch in threads, against all cores on each operation.
 
-    python benchmarks/workers.py [other processes]
+    python benchmarks/threads.py [other processes]
 
 With a number, so many busy processes run beside, as on a machine that does something else as well.  Prints the ratio of
 the medians: above 1, threads with shares are the faster.
@@ -16,7 +16,7 @@ from sublayer.data import prepare
 from sublayer.measures.held_out import layout_of
 from sublayer.model import Transformer
 from sublayer.run import read_config
-from sublayer.training.crew import Crew, choose_workers
+from sublayer.training.crew import Crew, choose_threads
 from sublayer.training.device import autocast, choose_dtype
 from sublayer.training.loop import shares
 
@@ -42,9 +42,9 @@ def main() -> None:
             out = model(batch.tokens_BT, layout_of(batch, cpu), targets=batch.targets_BT)
         return torch.autograd.grad(out.loss, parameters)
 
-    def step(workers: int) -> None:
-        with Crew(workers) as crew:
-            for parts in crew.map(gradients, shares(corpus, training, 0, workers)):
+    def step(threads: int) -> None:
+        with Crew(threads) as crew:
+            for parts in crew.map(gradients, shares(corpus, training, 0, threads)):
                 for parameter, part in zip(parameters, parts, strict=True):
                     parameter.grad = part if parameter.grad is None else parameter.grad + part
             optimizer.step(1.0, crew.together)
@@ -53,10 +53,10 @@ def main() -> None:
     others = [multiprocessing.Process(target=busy, daemon=True) for _ in range(int((sys.argv[1:] or ["0"])[0]))]
     for other in others:
         other.start()
-    workers = choose_workers("auto", training.batch_size, cpu, compiled=False)
-    times = medians({"each operation": lambda: step(1), "shares": lambda: step(workers)}, rounds=10)
+    threads = choose_threads("auto", training.batch_size, cpu, compiled=False)
+    times = medians({"each operation": lambda: step(1), "shares": lambda: step(threads)}, rounds=10)
     tokens = training.batch_size * config.data.sequence_length
-    print(f"torch {torch.__version__}, {workers} cores, {len(others)} other busy processes")
+    print(f"torch {torch.__version__}, {threads} cores, {len(others)} other busy processes")
     for name, seconds in times.items():
         print(f"{name:>15}: {tokens / seconds:8,.0f} tokens/s")
     print(f"{'ratio':>15}: {times['each operation'] / times['shares']:8.2f}")

@@ -1,5 +1,6 @@
-"""What a person sees while a model trains: a bar on a terminal, plain lines elsewhere."""
+"""Callbacks for progress: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -13,7 +14,7 @@ from sublayer.measures.score import Score
 
 
 class Watcher:
-    """Told what happens; this one stays silent."""
+    """The callbacks of a run; this one stays silent."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,22 +65,23 @@ class Bar(Watcher):
     def started(self, step: int, steps: int, note: str) -> None:
         self._new_bar(MofNCompleteColumn())
         assert self._bar is not None
-        self._console.print(note, highlight=False)
+        self._console.print(note, highlight=False, markup=False)
         self._task = self._bar.add_task("training", total=steps, completed=step, figures="")
 
     def trained(self, step: int, loss: float, tokens_per_second: float) -> None:
-        # Shown smoothed over about twenty steps; the file of figures holds each step's own.
-        self._steps_seen += 1
-        self._loss += (loss - self._loss) * max(0.05, 1 / self._steps_seen)
+        # Shown smoothed over about twenty steps, skipped ones left out; the file of figures holds each step's own.
+        if math.isfinite(loss):
+            self._steps_seen += 1
+            self._loss += (loss - self._loss) * max(0.05, 1 / self._steps_seen)
         if self._bar is not None and self._task is not None:
             figures = f"loss {self._loss:.3f}  {tokens_per_second:,.0f} tokens/s"
             self._bar.update(self._task, completed=step, figures=figures)
 
     def evaluated(self, step: int, results: Mapping[str, Score]) -> None:
-        self._console.print(f"step {step:>6}  {held_out_line(results)}", highlight=False)
+        self._console.print(f"step {step:>6}  {held_out_line(results)}", highlight=False, markup=False)
 
     def noticed(self, note: str) -> None:
-        self._console.print(note, highlight=False)
+        self._console.print(note, highlight=False, markup=False)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -131,7 +133,7 @@ class Lines(Watcher):
         self._print(note)
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def held_out_line(results: Mapping[str, Score]) -> str:
