@@ -1,18 +1,27 @@
 """The kernels `dense` and `sdpa`, forward and backward, packed documents, on this machine's CPU.
 
-    python benchmarks/attention.py
+    python benchmarks/attention.py [cores]
 
-Prints the ratio of the medians: above 1, `dense` is the faster.
+On one core, as each thread of a training step has it, or on as many as are asked for.  Then one thread's share of a
+step of the default run, forward and backward.  Prints ratios of medians: above 1, `dense` is the faster.
 """
+
+import sys
 
 import torch
 from timing import medians
 
+from sublayer.data import prepare
+from sublayer.measures.held_out import layout_of
+from sublayer.model import Transformer
 from sublayer.model.attention.kernel import KERNELS, Attention
 from sublayer.model.attention.pattern.base import Causal
 from sublayer.model.layout import Layout, Span
+from sublayer.run import read_config
+from sublayer.training.device import autocast
+from sublayer.training.loop import shares
 
-SHAPES = ((8, 2, 256, 64), (8, 6, 256, 32), (4, 8, 512, 64), (2, 8, 1024, 64))
+SHAPES = ((4, 2, 256, 64), (8, 6, 256, 32), (4, 8, 512, 64), (2, 8, 1024, 64))
 
 
 def ratio(batch: int, n_heads: int, length: int, width: int, dtype: torch.dtype) -> float:
@@ -26,18 +35,43 @@ def ratio(batch: int, n_heads: int, length: int, width: int, dtype: torch.dtype)
     call = Attention(Causal(), Span.within(layout, plain=False), width**-0.5)
 
     def run(name: str) -> None:
-        KERNELS[name](q, k, v, call).out_BHTK.sum().backward()
+        for _ in range(8):  # as often as a model with a few layers would in one step
+            KERNELS[name](q, k, v, call).out_BHTK.sum().backward()
 
     times = medians({name: lambda name=name: run(name) for name in ("sdpa", "dense")})
     return times["sdpa"] / times["dense"]
 
 
+def share_ratio() -> float:
+    """Median time of a thread's share of a default step with `sdpa`, over that with what `auto` takes."""
+    config = read_config(None)
+    corpus = prepare(config.data)
+    config = config.with_vocabulary(corpus.tokenizer.vocab_size)
+    batch, cpu = shares(corpus, config.training, 0, 2)[0], torch.device("cpu")
+
+    def model(kernel: str) -> Transformer:
+        attention = config.model.attention.model_copy(update={"kernel": kernel})
+        return Transformer(config.model.model_copy(update={"attention": attention}))
+
+    models = {kernel: model(kernel) for kernel in ("sdpa", "auto")}
+
+    def run(kernel: str) -> None:
+        with autocast(cpu, torch.bfloat16):
+            out = models[kernel](batch.tokens_BT, layout_of(batch, cpu), targets=batch.targets_BT)
+        out.loss.backward()
+
+    times = medians({kernel: lambda kernel=kernel: run(kernel) for kernel in models}, rounds=25)
+    return times["sdpa"] / times["auto"]
+
+
 def main() -> None:
+    torch.set_num_threads(int((sys.argv[1:] or ["1"])[0]))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'B×H×T×K':>16}  {'bfloat16':>9}  {'float32':>9}   time of sdpa / time of dense")
     for shape in SHAPES:
         figures = [ratio(*shape, dtype) for dtype in (torch.bfloat16, torch.float32)]
         print(f"{'×'.join(map(str, shape)):>16}  {figures[0]:9.2f}  {figures[1]:9.2f}")
+    print(f"{'a share':>16}  {share_ratio():9.2f}")
 
 
 if __name__ == "__main__":

@@ -42,19 +42,20 @@ def main() -> None:
             out = model(batch.tokens_BT, layout_of(batch, cpu), targets=batch.targets_BT)
         return torch.autograd.grad(out.loss, parameters)
 
-    def step(threads: int) -> None:
-        with Crew(threads) as crew:
-            for parts in crew.map(gradients, shares(corpus, training, 0, threads)):
-                for parameter, part in zip(parameters, parts, strict=True):
-                    parameter.grad = part if parameter.grad is None else parameter.grad + part
-            optimizer.step(1.0, crew.together)
-            model.zero_grad()
+    def step(crew: Crew) -> None:
+        torch.set_num_threads(crew.cores)
+        for parts in crew.map(gradients, shares(corpus, training, 0, crew.threads)):
+            for parameter, part in zip(parameters, parts, strict=True):
+                parameter.grad = part if parameter.grad is None else parameter.grad + part
+        optimizer.step(1.0, crew.together)
+        model.zero_grad()
 
     others = [multiprocessing.Process(target=busy, daemon=True) for _ in range(int((sys.argv[1:] or ["0"])[0]))]
     for other in others:
         other.start()
     threads = choose_threads("auto", training.batch_size, cpu, compiled=False)
-    times = medians({"each operation": lambda: step(1), "shares": lambda: step(threads)}, rounds=10)
+    with Crew(1) as alone, Crew(threads, 1) as together:
+        times = medians({"each operation": lambda: step(alone), "shares": lambda: step(together)}, rounds=20)
     tokens = training.batch_size * config.data.sequence_length
     print(f"torch {torch.__version__}, {threads} cores, {len(others)} other busy processes")
     for name, seconds in times.items():
