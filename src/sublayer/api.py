@@ -37,6 +37,7 @@ class Run:
         tokenizer: text to tokens and back.
         corpus: what it was trained on.
         held_out: its loss on all held-out text, by domain.
+        best_step: where its held-out loss was lowest; `best/` in the directory holds those weights.
         baselines: what a bigram model and lzma make of the same text, by domain; empty when the config leaves them out.
         seconds: how long this process trained.
     """
@@ -47,6 +48,7 @@ class Run:
     tokenizer: Tokenizer
     corpus: Corpus
     held_out: Mapping[str, Score]
+    best_step: int
     baselines: Mapping[str, Baseline]
     seconds: float
 
@@ -112,6 +114,7 @@ def train(
         corpus.tokenizer,
         corpus,
         outcome.held_out,
+        outcome.progress.best_step,
         compared,
         outcome.seconds,
     )

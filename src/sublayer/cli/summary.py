@@ -70,17 +70,26 @@ def _verdicts(run: Run) -> list[str]:
         if baseline is None:
             continue
         margin = baseline.bigram.loss - result.loss
-        versus_bigram = f"{'beats' if margin > 0 else 'loses to'} the bigram by {abs(margin):.2f} nats a token"
-        readers = {"alone": baseline.lzma.alone, "with the training text": baseline.lzma.primed}
-        beaten = [name for name, bits in readers.items() if result.bits_per_byte < bits]
-        if len(beaten) == 2:
-            versus_lzma = "and lzma, also with the training text"
-        elif beaten:
-            versus_lzma = f"and lzma {beaten[0]}, but not lzma {next(n for n in readers if n not in beaten)}"
-        else:
-            versus_lzma = "and loses to lzma" if margin > 0 else "and to lzma"
-        sentences.append(f"{domain}: the model {versus_bigram} {versus_lzma}.")
+        bigram = f"the bigram by {abs(margin):.2f} nats a token"
+        readers = [
+            (margin > 0, bigram),
+            (result.bits_per_byte < baseline.lzma.alone, "lzma alone"),
+            (result.bits_per_byte < baseline.lzma.primed, "lzma after the training text"),
+        ]
+        told = [
+            f"{verb} {_listed([name for won, name in readers if won == wanted])}"
+            for verb, wanted in (("beats", True), ("loses to", False))
+            if any(won == wanted for won, _ in readers)
+        ]
+        sentences.append(f"{domain}: the model {' and '.join(told)}.")
+    if run.best_step != run.config.training.steps:
+        where = run.directory / "best"
+        sentences.append(f"The lowest held-out loss was at step {run.best_step:,}; those weights are in {where}.")
     return sentences
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _beginning(run: Run, domain: str) -> str:

@@ -64,6 +64,7 @@ class Bar(Watcher):
 
     def started(self, step: int, steps: int, note: str) -> None:
         self._new_bar(MofNCompleteColumn())
+        self._stage = ""
         assert self._bar is not None
         self._console.print(note, highlight=False, markup=False)
         self._task = self._bar.add_task("training", total=steps, completed=step, figures="")
@@ -88,7 +89,20 @@ class Bar(Watcher):
             self._bar.stop()
             self._bar = None
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._fill()
+        self.close()
+
+    def _fill(self) -> None:
+        """What was being prepared is done when something else begins, whatever was last told of it."""
+        if self._bar is not None and self._stage and self._task is not None:
+            self._bar.update(self._task, completed=1.0)
+
     def _new_bar(self, count: TextColumn | MofNCompleteColumn) -> None:
+        self._fill()
         self.close()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), count)
         self._bar = Progress(*columns, TextColumn("{task.fields[figures]}"), TimeLeft(), console=self._console)

@@ -1,0 +1,55 @@
+"""Who won, in words that are true."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from sublayer.api import Run
+from sublayer.cli.summary import _verdicts
+from sublayer.measures.baselines import Baseline
+from sublayer.measures.compression import Compression
+from sublayer.measures.score import Score
+
+BITS = 0.6931471805599453
+
+
+def run(bits: float, bigram: float, alone: float, primed: float, best_step: int = 9) -> Run:
+    """A run of one domain, one token a byte, with these bits a byte."""
+    lzma = Compression(alone=alone, primed=primed, held_out_bytes=1, training_bytes=1, seconds=0.0)
+    values: dict[str, Any] = {
+        "held_out": {"notes": Score(bits * BITS, 1, 1)},
+        "baselines": {"notes": Baseline(Score(bigram * BITS, 1, 1), lzma)},
+        "best_step": best_step,
+        "config": SimpleNamespace(training=SimpleNamespace(steps=9)),
+        "directory": Path("runs/x"),
+    }
+    return cast(Run, SimpleNamespace(**values))
+
+
+@pytest.mark.parametrize(
+    ("bits", "sentence"),
+    [
+        (1.0, "beats the bigram by 2.08 nats a token, lzma alone and lzma after the training text"),
+        (2.5, "beats the bigram by 1.04 nats a token and lzma alone and loses to lzma after the training text"),
+        (3.5, "beats the bigram by 0.35 nats a token and loses to lzma alone and lzma after the training text"),
+        (4.5, "loses to the bigram by 0.35 nats a token, lzma alone and lzma after the training text"),
+    ],
+)
+def test_who_won(bits: float, sentence: str) -> None:
+    assert _verdicts(run(bits, bigram=4.0, alone=3.0, primed=2.0)) == [f"notes: the model {sentence}."]
+
+
+def test_losing_to_the_bigram_and_beating_lzma() -> None:
+    told = _verdicts(run(3.3, bigram=2.8, alone=5.4, primed=2.7))
+    assert told == [
+        "notes: the model beats lzma alone and loses to the bigram by 0.35 nats a token and lzma after the training "
+        "text."
+    ]
+
+
+def test_better_weights_before_the_last_are_named() -> None:
+    assert _verdicts(run(1.0, 4.0, 3.0, 2.0, best_step=5))[-1] == (
+        "The lowest held-out loss was at step 5; those weights are in runs/x/best."
+    )
