@@ -24,8 +24,8 @@ class RootDecayConfig(PositionConfig):
     strength: Positive = 0.5
     """Subtracted from the score of the direct neighbour."""
 
-    def build(self, shape, attention):
-        return RootDecay(self.strength, attention.n_score_heads())
+    def build(self, shape, heads):
+        return RootDecay(self.strength, heads.count)
 
 
 class RootDecay(Position):

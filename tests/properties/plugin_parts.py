@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from sublayer import register
 from sublayer.config import Count, Positive
-from sublayer.model.attention.base import AttentionConfig
 from sublayer.model.attention.score import OffsetBias
 from sublayer.model.feed_forward import FeedForwardConfig
 from sublayer.model.layout import Span
-from sublayer.model.part import StackShape
+from sublayer.model.part import Heads, StackShape
 from sublayer.model.position import Position, PositionConfig
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import Memory
@@ -31,8 +30,8 @@ class DecayConfig(PositionConfig):
     rate: Positive = 0.5
     """How fast."""
 
-    def build(self, shape: StackShape, attention: AttentionConfig) -> Position:
-        return Decay(self.rate, attention.n_score_heads())
+    def build(self, shape: StackShape, heads: Heads) -> Position:
+        return Decay(self.rate, heads.count)
 
 
 class Decay(Position):

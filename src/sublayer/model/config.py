@@ -149,7 +149,7 @@ class ModelConfig(Config):
                         "choose it at model.position and let no layer change it",
                     )
         try:
-            layer.position.check(self.shape, layer.attention)
+            layer.position.check(self.shape, layer.attention.heads())
         except ValueError as error:
             cause = next((name for name in ("position", "attention") if name in change), None)
             raise _located((*place, cause) if cause else ("position",), str(error)) from None

@@ -43,6 +43,19 @@ class InitialisationConfig(Config):
 
 
 @dataclass(frozen=True)
+class Heads:
+    """What a position needs to know of the attention that it serves.
+
+    Attributes:
+        count: how many maps of scores there are.
+        width: of the query and key features that may be rotated, by head.
+    """
+
+    count: int
+    width: int
+
+
+@dataclass(frozen=True)
 class StackShape:
     """The sizes that all layers of a stack share; what a part may read when it fills in its own."""
 

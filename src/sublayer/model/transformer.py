@@ -71,18 +71,11 @@ class Transformer(nn.Module):
         with torch.random.fork_rng(devices=[]):
             # Layers that choose the same position for like attentions share one module; one that acts on the embeddings
             # acts once, whatever the attentions are.
-            needs = [
-                (layer.position, 0, 0)
-                if layer.position.embeds
-                else (layer.position, layer.attention.d_rotated(), layer.attention.n_score_heads())
-                for layer in layers
-            ]
+            first = layers[0].attention.heads()
+            needs = [(layer.position, first if layer.position.embeds else layer.attention.heads()) for layer in layers]
             distinct = [need for place, need in enumerate(needs) if need not in needs[:place]]
             self._position_of = [distinct.index(need) for need in needs]
-            self.positions = nn.ModuleList(
-                layers[needs.index(need)].position.build(shape, layers[needs.index(need)].attention)
-                for need in distinct
-            )
+            self.positions = nn.ModuleList(position.build(shape, heads) for position, heads in distinct)
             std = config.initialisation.embedding_std
             self.embedding = TokenEmbedding(config.vocab_size, layers[0].position.d_token(shape), std)
             self.blocks = nn.ModuleList(Block(layer, shape, number) for number, layer in enumerate(layers))

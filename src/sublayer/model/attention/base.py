@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar
 
-from sublayer.model.part import ModelPart, StackShape
+from sublayer.model.part import Heads, ModelPart, StackShape
 from sublayer.model.sublayer import Sublayer
 from sublayer.registry import Registry
 
@@ -12,12 +12,8 @@ class AttentionConfig(ModelPart):
 
     registry: ClassVar[Registry[Any]] = Registry("attention", default_kind="multi_head")
 
-    def d_rotated(self) -> int:
-        """Width of each head's query and key that a rotary position may turn (of a config filled in)."""
-        raise NotImplementedError
-
-    def n_score_heads(self) -> int:
-        """How many maps of scores the attention has (of a config filled in)."""
+    def heads(self) -> Heads:
+        """What a position needs to know (of a config filled in)."""
         raise NotImplementedError
 
     def build(self, shape: StackShape) -> Sublayer:

@@ -16,7 +16,7 @@ from sublayer.model.attention.memory import KeyValueMemory
 from sublayer.model.attention.pattern import PatternChoice
 from sublayer.model.attention.pattern.full import FullConfig
 from sublayer.model.initialise import Constant, Normal, Rule
-from sublayer.model.part import Split, StackShape
+from sublayer.model.part import Heads, Split, StackShape
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import Memory
 from sublayer.model.sublayer import Context, Sublayer
@@ -66,13 +66,9 @@ class MultiHeadConfig(AttentionConfig):
             )
         return self.model_copy(update={"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_head": d_head})
 
-    def d_rotated(self) -> int:
-        assert self.d_head is not None
-        return self.d_head
-
-    def n_score_heads(self) -> int:
-        assert self.n_heads is not None
-        return self.n_heads
+    def heads(self) -> Heads:
+        assert self.n_heads is not None and self.d_head is not None
+        return Heads(self.n_heads, self.d_head)
 
     def build(self, shape: StackShape) -> "MultiHead":
         return MultiHead(self, shape)

@@ -1,18 +1,15 @@
 """Attention with linear biases (ALiBi)."""
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from sublayer.model.attention.score import OffsetBias
 from sublayer.model.layout import Span
-from sublayer.model.part import StackShape
+from sublayer.model.part import Heads, StackShape
 from sublayer.model.position.base import Position, PositionConfig
-
-if TYPE_CHECKING:
-    from sublayer.model.attention.base import AttentionConfig
 
 
 @PositionConfig.registry.register
@@ -24,8 +21,8 @@ class AlibiConfig(PositionConfig):
 
     kind: Literal["alibi"] = "alibi"
 
-    def build(self, shape: StackShape, attention: "AttentionConfig") -> "Alibi":
-        return Alibi(attention.n_score_heads())
+    def build(self, shape: StackShape, heads: Heads) -> "Alibi":
+        return Alibi(heads.count)
 
 
 def slopes(n_heads: int) -> list[float]:

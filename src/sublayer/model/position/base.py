@@ -1,16 +1,13 @@
 """What a position encoding is: up to three places in which it acts, each defaulting to nothing."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
 from sublayer.model.attention.score import ScoreChange
 from sublayer.model.layout import Layout, Span
-from sublayer.model.part import ModelPart, StackShape
+from sublayer.model.part import Heads, ModelPart, StackShape
 from sublayer.registry import Registry
-
-if TYPE_CHECKING:
-    from sublayer.model.attention.base import AttentionConfig
 
 
 class PositionConfig(ModelPart):
@@ -27,14 +24,14 @@ class PositionConfig(ModelPart):
         """Width of the token embedding: d_model, less what is concatenated to it."""
         return shape.d_model
 
-    def check(self, shape: StackShape, attention: "AttentionConfig") -> None:
+    def check(self, shape: StackShape, heads: Heads) -> None:
         """Refuse an attention, already filled in, that this encoding cannot serve.
 
         Raises:
             ValueError: in one sentence, with what to change.
         """
 
-    def build(self, shape: StackShape, attention: "AttentionConfig") -> "Position":
+    def build(self, shape: StackShape, heads: Heads) -> "Position":
         """The module."""
         raise NotImplementedError
 

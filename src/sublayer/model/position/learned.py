@@ -1,19 +1,16 @@
 """Learned absolute positions."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sublayer.model.initialise import Normal, Rule
-from sublayer.model.part import CacheExact, StackShape
+from sublayer.model.part import CacheExact, Heads, StackShape
 from sublayer.model.position.base import PositionConfig
 from sublayer.model.position.embedded import EmbeddedPosition, EmbeddedPositionConfig
-
-if TYPE_CHECKING:
-    from sublayer.model.attention.base import AttentionConfig
 
 
 @PositionConfig.registry.register
@@ -27,7 +24,7 @@ class LearnedConfig(EmbeddedPositionConfig):
     def cache_exact(self, shape: StackShape) -> CacheExact:
         return CacheExact(length=shape.max_length)
 
-    def build(self, shape: StackShape, attention: "AttentionConfig") -> "Learned":
+    def build(self, shape: StackShape, heads: Heads) -> "Learned":
         return Learned(self, shape)
 
 

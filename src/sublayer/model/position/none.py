@@ -1,12 +1,9 @@
 """No position encoding."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from sublayer.model.part import StackShape
+from sublayer.model.part import Heads, StackShape
 from sublayer.model.position.base import Position, PositionConfig
-
-if TYPE_CHECKING:
-    from sublayer.model.attention.base import AttentionConfig
 
 
 @PositionConfig.registry.register
@@ -18,5 +15,5 @@ class NoPositionConfig(PositionConfig):
 
     kind: Literal["none"] = "none"
 
-    def build(self, shape: StackShape, attention: "AttentionConfig") -> Position:
+    def build(self, shape: StackShape, heads: Heads) -> Position:
         return Position()

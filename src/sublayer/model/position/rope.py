@@ -1,7 +1,7 @@
 """Rotary position embedding (RoPE)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -9,12 +9,9 @@ from torch import Tensor
 
 from sublayer.config import Positive
 from sublayer.model.layout import Layout
-from sublayer.model.part import StackShape
+from sublayer.model.part import Heads, StackShape
 from sublayer.model.position.base import Position, PositionConfig
 from sublayer.model.precision import at_least_float32
-
-if TYPE_CHECKING:
-    from sublayer.model.attention.base import AttentionConfig
 
 
 @PositionConfig.registry.register
@@ -37,8 +34,8 @@ class RopeConfig(PositionConfig):
         """How many features of a head are rotated."""
         return int(d_head * self.fraction)
 
-    def check(self, shape: StackShape, attention: "AttentionConfig") -> None:
-        d_head = attention.d_rotated()
+    def check(self, shape: StackShape, heads: Heads) -> None:
+        d_head = heads.width
         width = self.width(d_head)
         if width < 2 or width % 2:
             raise ValueError(
@@ -46,8 +43,8 @@ class RopeConfig(PositionConfig):
                 "choose d_head and fraction so that their product is even and at least 2"
             )
 
-    def build(self, shape: StackShape, attention: "AttentionConfig") -> "Rope":
-        return Rope(self, attention.d_rotated())
+    def build(self, shape: StackShape, heads: Heads) -> "Rope":
+        return Rope(self, heads.width)
 
 
 class Rope(Position):

@@ -1,17 +1,14 @@
 """Sinusoidal position encoding."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from sublayer.config import Positive
-from sublayer.model.part import StackShape
+from sublayer.model.part import Heads, StackShape
 from sublayer.model.position.base import PositionConfig
 from sublayer.model.position.embedded import EmbeddedPosition, EmbeddedPositionConfig
-
-if TYPE_CHECKING:
-    from sublayer.model.attention.base import AttentionConfig
 
 
 @PositionConfig.registry.register
@@ -33,7 +30,7 @@ class SinusoidalConfig(EmbeddedPositionConfig):
             raise ValueError(f"sinusoids come in pairs, but their width is {config.d_position}; choose an even width")
         return config.model_copy(update={"amplitude": self.amplitude or shape.initialisation.embedding_std})
 
-    def build(self, shape: StackShape, attention: "AttentionConfig") -> "Sinusoidal":
+    def build(self, shape: StackShape, heads: Heads) -> "Sinusoidal":
         return Sinusoidal(self)
 
 
