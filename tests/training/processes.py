@@ -23,6 +23,16 @@ LIMIT = 120
 """Seconds after which a process is taken to hang."""
 
 
+def wrap(function: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put a wrapper in the place of "module:name" or "module:Class.name"."""
+    module, _, path = function.partition(":")
+    holder: Any = importlib.import_module(module)
+    *parents, name = path.split(".")
+    for parent in parents:
+        holder = getattr(holder, parent)
+    setattr(holder, name, wrapper(getattr(holder, name)))
+
+
 @dataclass(frozen=True)
 class Kill:
     """SIGKILL in the n-th call of a function.
@@ -38,27 +48,25 @@ class Kill:
     when: Literal["before", "after", "half"] = "before"
 
     def plant(self) -> None:
-        module, _, path = self.function.partition(":")
-        holder: Any = importlib.import_module(module)
-        *parents, name = path.split(".")
-        for parent in parents:
-            holder = getattr(holder, parent)
-        real, calls = getattr(holder, name), 0
+        calls = 0
 
-        def deadly(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == self.call and self.when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **options)
-            if calls == self.call:
-                if self.when == "half":
-                    file = next(Path(value) for value in arguments if isinstance(value, str | Path))
-                    os.truncate(file, file.stat().st_size // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+        def wrapper(real: Callable[..., Any]) -> Callable[..., Any]:
+            def deadly(*arguments: Any, **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == self.call and self.when == "before":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = real(*arguments, **options)
+                if calls == self.call:
+                    if self.when == "half":
+                        file = next(Path(value) for value in arguments if isinstance(value, str | Path))
+                        os.truncate(file, file.stat().st_size // 2)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
 
-        setattr(holder, name, deadly)
+            return deadly
+
+        wrap(self.function, wrapper)
 
 
 class Started:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sublayer.api import train
 from sublayer.checkpoint import load_state
 from sublayer.errors import RunError
 
-from .processes import start
+from .processes import start, wrap
 from .runs import assert_equal_runs, leftovers, tree
 
 resource = pytest.importorskip("resource", reason="limits of files are POSIX's")
@@ -31,23 +32,19 @@ class Full:
     size: int
 
     def plant(self) -> None:
-        import importlib
+        calls = 0
 
-        module, _, path = self.function.partition(":")
-        holder: Any = importlib.import_module(module)
-        *parents, name = path.split(".")
-        for parent in parents:
-            holder = getattr(holder, parent)
-        real, calls = getattr(holder, name), 0
+        def wrapper(real: Callable[..., Any]) -> Callable[..., Any]:
+            def full(*arguments: Any, **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == self.call:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+                return real(*arguments, **options)
 
-        def full(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == self.call:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
-            return real(*arguments, **options)
+            return full
 
-        setattr(holder, name, full)
+        wrap(self.function, wrapper)
 
 
 PLACES = {

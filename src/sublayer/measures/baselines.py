@@ -22,7 +22,7 @@ class Baseline:
 
 
 def baselines_of(corpus: Corpus) -> Mapping[str, Baseline]:
-    """Both baselines on the held-out text of each domain, in a few seconds a ten million bytes of text."""
+    """Both baselines on the held-out text of each domain, in a few seconds for ten million bytes of text."""
     bigrams, compressions = bigram_scores(corpus), compression_scores(corpus)
     return {domain: Baseline(bigrams[domain], compressions[domain]) for domain in corpus.domains}
 

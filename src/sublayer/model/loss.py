@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sublayer.model.precision import at_least_float32
+
 IGNORED = -100
 """The target of a token that is not scored."""
 
@@ -48,14 +50,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         hidden_grad = torch.empty_like(hidden_ND) if wants_hidden else None
         weight_grad = torch.zeros_like(weight_VD) if wants_weight else None
-        total = torch.zeros((), device=hidden_ND.device, dtype=_accurate(hidden_ND.dtype))
+        total = at_least_float32(hidden_ND.new_zeros(()))
         n_rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
         for start in range(0, hidden_ND.shape[0], n_rows):
             rows = slice(start, start + n_rows)
             hidden, scored = hidden_ND[rows], scored_N[rows]
             target = torch.where(scored, targets_N[rows], 0)[:, None]
-            logits = (hidden @ weight.T).to(total.dtype)
-            log_probabilities = logits.log_softmax(-1)
+            log_probabilities = at_least_float32(hidden @ weight.T).log_softmax(-1)
             losses = log_probabilities.gather(1, target)[:, 0]
             total = total - torch.where(scored, losses, 0).sum()
             if hidden_grad is None and weight_grad is None:
@@ -81,7 +82,3 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if weight_grad is None else weight_grad * share.to(weight_grad.dtype),
             None,
         )
-
-
-def _accurate(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -7,14 +7,11 @@ Shapes: B batch, T new tokens, L longest sequence, C capacity of a memory, S slo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sublayer.model.layout import Layout, Span
-
-R = TypeVar("R")
 
 
 class Memory:

@@ -215,10 +215,11 @@ def _crew(
                 f"set {name}={before}, or train into another directory."
             )
         setattr(progress, name, now)
-    if not progress.threads:
-        chosen = Crew(choose_threads(config.threads, micro_batch, device, config.compile))
-        progress.threads, progress.cores = chosen.threads, chosen.cores
-    return Crew(progress.threads, progress.cores)
+    if progress.threads:
+        return Crew(progress.threads, progress.cores)
+    crew = Crew(choose_threads(config.threads, micro_batch, device, config.compile))
+    progress.threads, progress.cores = crew.threads, crew.cores
+    return crew
 
 
 def apart(gradients: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:

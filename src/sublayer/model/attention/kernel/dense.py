@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sublayer.model.attention.kernel.base import Attended, Attention
+from sublayer.model.precision import at_least_float32
 
 LONGEST = 512 * 512
 """Query-key pairs by row up to which this is the faster kernel on a CPU in bfloat16 (benchmarks/attention.py)."""
@@ -40,7 +41,7 @@ class Dense:
             scores_BHTS = (q @ k_BGSK.to(q.dtype).transpose(-1, -2)).view(batch, n_heads, n_queries, -1)
             if call.score_change is not None:
                 # In float32, as the distances in it are; the softmax of the sum then is as well.
-                scores_BHTS = scores_BHTS.float() + call.score_change.dense(call.span)
+                scores_BHTS = at_least_float32(scores_BHTS) + call.score_change.dense(call.span)
             hidden = _hidden(call, scores_BHTS.dtype)
             if hidden is not None:
                 scores_BHTS = scores_BHTS.add_(hidden)
@@ -59,12 +60,10 @@ def _hidden(call: Attention, dtype: torch.dtype) -> Tensor | None:
     visible = call.span.visible(call.pattern)
     if visible is None:
         return None
-    hidden = visible.logical_not()
+    lowest = torch.finfo(dtype).min
     return call.span.once(
         f"hidden {call.pattern} {dtype}",
-        lambda: torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
-            hidden, torch.finfo(dtype).min
-        ),
+        lambda: torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, lowest),
     )
 
 

@@ -35,9 +35,9 @@ class Pattern(ABC):
         """Whether the query at position `i` sees the key at position `j` (broadcast against each other; bool)."""
 
     @property
-    @abstractmethod
     def reach(self) -> Reach:
-        """How far back a query looks; decoding keeps no more than this."""
+        """How far back a query looks; decoding keeps no more.  One that does not say looks everywhere."""
+        return Reach()
 
     def sees_all(self, span: Span) -> bool:
         """Whether it is known without looking that every query of `span` sees every key."""
@@ -66,10 +66,6 @@ class Everything(Pattern):
     def sees_itself(self) -> bool:
         return True
 
-    @property
-    def reach(self) -> Reach:
-        return Reach()
-
     def sees_all(self, span: Span) -> bool:
         return True
 
@@ -84,10 +80,6 @@ class Causal(Pattern):
     @property
     def sees_itself(self) -> bool:
         return True
-
-    @property
-    def reach(self) -> Reach:
-        return Reach()
 
     def sees_all(self, span: Span) -> bool:
         return span.newest
