@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 
 from sublayer.data import DataConfig, Document, SourceConfig, prepare
+from sublayer.data.skipped import Skipped
 from sublayer.errors import DataError
 from sublayer.registry import register
 
@@ -18,7 +19,7 @@ class CountedConfig(SourceConfig):
     kind: Literal["counted"] = "counted"
     n_documents: int = 3
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, skipped: Skipped) -> Iterator[Document]:
         for number in range(self.n_documents):
             for piece in range(3):
                 yield Document(f"{number}", "made", prose(10 * number + piece, 30), continues=piece > 0)

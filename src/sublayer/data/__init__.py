@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from sublayer.data.corpus import Corpus as Corpus
     from sublayer.data.corpus import prepare as prepare
     from sublayer.data.document import Document as Document
+    from sublayer.data.document import Segment as Segment
     from sublayer.data.packing import Batch as Batch
+    from sublayer.data.skipped import Skipped as Skipped
     from sublayer.data.sources import SourceConfig as SourceConfig
     from sublayer.data.tokenizer import Tokenizer as Tokenizer
     from sublayer.data.tokenizer import TokenizerConfig as TokenizerConfig
@@ -22,6 +24,8 @@ _HOMES = {
     "Corpus": "corpus",
     "DataConfig": "config",
     "Document": "document",
+    "Segment": "document",
+    "Skipped": "skipped",
     "SourceConfig": "sources",
     "Tokenizer": "tokenizer",
     "TokenizerConfig": "tokenizer",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sublayer.data.config import DataConfig
 from sublayer.data.shards import StreamWriter, TokenStream, write_manifest
+from sublayer.data.skipped import Skipped
 from sublayer.data.sources import SourceConfig
 from sublayer.data.split import Part, divide, whole
 from sublayer.data.spool import Spool
@@ -62,7 +63,7 @@ def _spool(sources: list[SourceConfig], fingerprints: list[str], directory: Path
             if documents % 64 == 1:
                 progress("reading", (number + documents / (documents + 500)) / len(sources))
 
-        spool = Spool.write(directory / f"{number:04d}.text", source.documents(), seen)
+        spool = Spool.write(directory / f"{number:04d}.text", source.documents(Skipped()), seen)
         if not spool.entries:
             raise DataError(f"data.sources: the {source.kind_name()} source holds no text; name one that does.")
         if source.fingerprint() != fingerprint:

@@ -1,6 +1,24 @@
-"""What a source yields: one text with the names that decide where it goes."""
+"""What a source yields: one text, or a text in segments, with the names that decide where it goes."""
 
 from dataclasses import dataclass
+
+END_MARK = "\ue000end\ue000"
+"""A segment's text that stands for the tokenizer's end token, whatever that is called: a source knows no tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a document that is tokenized by itself.
+
+    Attributes:
+        text: the stretch; `END_MARK` alone, with `special`, is the end token.
+        scored: its tokens are targets of the loss.
+        special: names of special tokens in it are read as those tokens: text of a template, never of a user.
+    """
+
+    text: str
+    scored: bool = True
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +32,16 @@ class Document:
         held_out_key: decides the side of the held-out split; documents with the same one are never on two sides.
             Empty means `key`.
         continues: this text carries on the document yielded just before, which has the same key.
+        segments: in place of `text`, the stretches that make up the document, some of which are not learnt; such a
+            document comes whole (`continues` is False).
     """
 
     key: str
     domain: str
-    text: str
+    text: str = ""
     held_out_key: str = ""
     continues: bool = False
+    segments: tuple[Segment, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert not self.segments or not (self.text or self.continues), "segments stand alone"

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from sublayer.data.config import DataConfig
+from sublayer.data.skipped import Skipped
 from sublayer.data.sources import EmbeddedConfig
 from sublayer.data.sources.docstrings import split_docstrings
 from sublayer.errors import ConfigError, DataError
 
 
 def test_two_domains_and_the_topics(library: Path) -> None:
-    documents = list(EmbeddedConfig().documents())
+    documents = list(EmbeddedConfig().documents(Skipped()))
     code = [document for document in documents if document.domain == "code"]
     prose = [document for document in documents if document.domain == "prose"]
     assert len(code) == 80
@@ -23,18 +24,18 @@ def test_two_domains_and_the_topics(library: Path) -> None:
 
 
 def test_tests_and_installed_packages_are_left_out(library: Path) -> None:
-    assert not any("seen" in document.text for document in EmbeddedConfig().documents())
+    assert not any("seen" in document.text for document in EmbeddedConfig().documents(Skipped()))
 
 
 def test_one_domain_alone(library: Path) -> None:
-    assert {document.domain for document in EmbeddedConfig(domains=("prose",)).documents()} == {"prose"}
+    assert {document.domain for document in EmbeddedConfig(domains=("prose",)).documents(Skipped())} == {"prose"}
     with pytest.raises(ConfigError, match="domains: name each domain once"):
         EmbeddedConfig(domains=("code", "code"))
 
 
 def test_a_python_without_topics_has_the_rest(library: Path) -> None:
     shutil.rmtree(library / "pydoc_data")
-    assert len(list(EmbeddedConfig().documents())) == 160
+    assert len(list(EmbeddedConfig().documents(Skipped()))) == 160
     assert EmbeddedConfig().fingerprint()
 
 
@@ -56,7 +57,7 @@ def test_the_fingerprint_follows_the_content(library: Path, file: str) -> None:
 
 def test_other_encodings_are_read_as_python_does(library: Path) -> None:
     (library / "latin.py").write_bytes('# -*- coding: latin-1 -*-\r\nx = "é"\r\n'.encode("latin-1"))
-    (text,) = (document.text for document in EmbeddedConfig().documents() if document.key == "code/latin.py")
+    (text,) = (document.text for document in EmbeddedConfig().documents(Skipped()) if document.key == "code/latin.py")
     assert text.endswith('x = "é"\n')
     assert "\r" not in text
 
@@ -65,7 +66,7 @@ def test_other_encodings_are_read_as_python_does(library: Path) -> None:
 def test_the_real_library_still_parses_without_its_docstrings(tmp_path: Path) -> None:
     from sublayer.data import prepare
 
-    documents = list(EmbeddedConfig().documents())
+    documents = list(EmbeddedConfig().documents(Skipped()))
     for document in documents:
         if document.domain == "code":
             tree = ast.parse(document.text)

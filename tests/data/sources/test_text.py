@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 
 import sublayer.data.sources.text as text_module
+from sublayer.data.skipped import Skipped
 from sublayer.data.sources import TextConfig
 from sublayer.errors import ConfigError, DataError
 
 
 def keys(path: Path | str, **options: str) -> list[str]:
-    return [document.key for document in TextConfig(path=str(path), **options).documents()]
+    return [document.key for document in TextConfig(path=str(path), **options).documents(Skipped())]
 
 
 @pytest.fixture
@@ -25,20 +26,20 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_gives_its_text_files(folder: Path) -> None:
     assert keys(folder) == ["a.md", "b.txt", "sub/c.txt", "sub/deep/d.txt"]
-    documents = list(TextConfig(path=str(folder)).documents())
+    documents = list(TextConfig(path=str(folder)).documents(Skipped()))
     assert {document.domain for document in documents} == {"my notes"}
     assert documents[2].text == "the text of sub/c.txt\n"
 
 
 def test_a_file_goes_by_its_stem(folder: Path) -> None:
-    (document,) = TextConfig(path=str(folder / "b.txt")).documents()
+    (document,) = TextConfig(path=str(folder / "b.txt")).documents(Skipped())
     assert (document.key, document.domain) == ("b.txt", "b")
 
 
 def test_a_glob_takes_what_matches(folder: Path) -> None:
     assert keys(folder / "**" / "*.txt") == ["b.txt", "sub/c.txt", "sub/deep/d.txt"]
     assert keys(folder / "*") == ["a.md", "b.txt"]
-    (document,) = TextConfig(path=str(folder / "sub" / "*.txt")).documents()
+    (document,) = TextConfig(path=str(folder / "sub" / "*.txt")).documents(Skipped())
     assert document.domain == "sub"
 
 
@@ -46,11 +47,11 @@ def test_a_path_may_be_relative(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(folder)
     assert keys("*.md") == ["a.md"]
     assert keys(".") == ["a.md", "b.txt", "sub/c.txt", "sub/deep/d.txt"]
-    assert next(TextConfig(path=".").documents()).domain == "my notes"
+    assert next(TextConfig(path=".").documents(Skipped())).domain == "my notes"
 
 
 def test_a_domain_can_be_named(folder: Path) -> None:
-    assert next(TextConfig(path=str(folder), domain="letters").documents()).domain == "letters"
+    assert next(TextConfig(path=str(folder), domain="letters").documents(Skipped())).domain == "letters"
     with pytest.raises(ConfigError, match="domain: must be a short name without '/'"):
         TextConfig(path=str(folder), domain="a/b")
 
@@ -92,16 +93,16 @@ def test_long_files_come_in_pieces_that_join(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(text_module, "PIECE", 7)
     text = "naïve 東京 \U0001d11e\r\n" * 5
     (folder / "b.txt").write_bytes(text.encode())
-    pieces = list(TextConfig(path=str(folder / "b.txt")).documents())
+    pieces = list(TextConfig(path=str(folder / "b.txt")).documents(Skipped()))
     assert "".join(piece.text for piece in pieces) == text
     assert [piece.continues for piece in pieces] == [False] + [True] * (len(pieces) - 1)
 
 
 def test_encodings_and_byte_order_marks(folder: Path) -> None:
     (folder / "b.txt").write_bytes("été".encode("utf-16"))
-    assert next(TextConfig(path=str(folder / "b.txt"), encoding="utf-16").documents()).text == "été"
+    assert next(TextConfig(path=str(folder / "b.txt"), encoding="utf-16").documents(Skipped())).text == "été"
     (folder / "b.txt").write_bytes("été".encode("utf-8-sig"))
-    assert next(TextConfig(path=str(folder / "b.txt")).documents()).text == "été"
+    assert next(TextConfig(path=str(folder / "b.txt")).documents(Skipped())).text == "été"
     with pytest.raises(ConfigError, match="encoding: 'utf-99' is not a text encoding"):
         TextConfig(path="x", encoding="utf-99")
     with pytest.raises(ConfigError, match="encoding: 'hex' is not a text encoding"):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from sublayer.config import Positive
 from sublayer.data.document import Document
+from sublayer.data.skipped import Skipped
 from sublayer.registry import PartConfig, Registry
 
 SOURCES: "Registry[SourceConfig]" = Registry("source")
@@ -20,8 +21,11 @@ class SourceConfig(PartConfig):
     """How much of training comes from this source, as a share: its weight over the sum of all weights."""
 
     @abstractmethod
-    def documents(self) -> Iterator[Document]:
+    def documents(self, skipped: Skipped) -> Iterator[Document]:
         """Every document, always in the same order.
+
+        Args:
+            skipped: told of every document passed by, which happens only where the options ask for it.
 
         Raises:
             DataError: when there is nothing to read, or something cannot be read.

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from sublayer.data.document import Document
+from sublayer.data.skipped import Skipped
 from sublayer.data.sources.base import SOURCES, SourceConfig
 from sublayer.data.sources.docstrings import split_docstrings
 from sublayer.errors import DataError
@@ -47,7 +48,7 @@ class EmbeddedConfig(SourceConfig):
             raise ValueError("name each domain once")
         return domains
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, skipped: Skipped) -> Iterator[Document]:
         root = library()
         for path in _modules(root):
             name = path.relative_to(root).as_posix()

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from sublayer.data.document import Document
+from sublayer.data.skipped import Skipped
 from sublayer.data.sources.base import SOURCES, SourceConfig
 from sublayer.errors import DataError
 
@@ -53,7 +54,7 @@ class TextConfig(SourceConfig):
             raise ValueError(f"'{encoding}' is not a text encoding that Python knows; use utf-8 or another one's name")
         return encoding
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, skipped: Skipped) -> Iterator[Document]:
         files, domain = self._files(), self._domain()
         empty = True
         for name, path in files:
