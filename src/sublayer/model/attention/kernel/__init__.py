@@ -23,7 +23,21 @@ def choose(name: KernelName, call: Attention, q_BHTK: Tensor) -> Kernel:
     if name != "auto" and not call.want_weights:
         return KERNELS[name]
     carrying = [kernel for kernel in KERNELS.values() if kernel.refuses(call) is None]
-    return next(kernel for kernel in carrying if kernel.prefers(call, q_BHTK))
+    return next(kernel for kernel in carrying if kernel.passes(call, q_BHTK) is None)
+
+
+def explain(name: KernelName, call: Attention, q_BHTK: Tensor) -> tuple[Kernel, str]:
+    """The kernel that `choose` gives, and why, in words."""
+    chosen = choose(name, call, q_BHTK)
+    if chosen.name == name:
+        return chosen, "named in the config"
+    why = [chosen.strength]
+    for kernel in KERNELS.values():
+        if kernel is chosen:
+            break
+        reason = kernel.refuses(call) or kernel.passes(call, q_BHTK)
+        why.append(f"{kernel.name} passed over: {reason}")
+    return chosen, "; ".join(why)
 
 
 def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention, kernel: KernelName = "auto") -> Attended:
@@ -31,4 +45,4 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention, kern
     return choose(kernel, call, q_BHTK)(q_BHTK, k_BGSK, v_BGSK, call)
 
 
-__all__ = ["KERNELS", "Attended", "Attention", "Kernel", "KernelName", "attend", "choose"]
+__all__ = ["KERNELS", "Attended", "Attention", "Kernel", "KernelName", "attend", "choose", "explain"]

@@ -43,13 +43,15 @@ class Kernel(Protocol):
     """A way to compute attention.  A query that sees no key gets zeros from every kernel."""
 
     name: str
+    strength: str
+    """Why one takes it, in a few words."""
 
     def refuses(self, call: Attention) -> str | None:
         """Why the kernel cannot carry this call; None when it can."""
         ...
 
-    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
-        """Whether `auto` takes the kernel for this call before it asks the ones behind it."""
+    def passes(self, call: Attention, q_BHTK: Tensor) -> str | None:
+        """Why `auto` asks the kernels behind this one for a call that it could carry; None when it takes this one."""
         ...
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:

@@ -22,15 +22,25 @@ class Dense:
     """
 
     name = "dense"
+    strength = "in bfloat16 on a CPU faster than the fused kernel, for short sequences"
 
     def refuses(self, call: Attention) -> str | None:
         return "it does not return attention weights" if call.want_weights else None
 
-    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
-        if q_BHTK.device.type != "cpu" or q_BHTK.dtype != torch.bfloat16 or not q_BHTK.requires_grad:
-            return False
-        pairs = call.span.query_positions.shape[1] * call.span.key_positions.shape[1]
-        return pairs <= LONGEST and call.score_change is None and call.span.key_valid is None
+    def passes(self, call: Attention, q_BHTK: Tensor) -> str | None:
+        if q_BHTK.device.type != "cpu":
+            return f"the fused kernel is faster on {q_BHTK.device.type}"
+        if q_BHTK.dtype != torch.bfloat16:
+            return f"the fused kernel is faster in {str(q_BHTK.dtype).removeprefix('torch.')}"
+        if not q_BHTK.requires_grad:
+            return "the fused kernel is faster without gradients"
+        if call.span.query_positions.shape[1] * call.span.key_positions.shape[1] > LONGEST:
+            return "the fused kernel is faster for a sequence so long"
+        if call.score_change is not None:
+            return "the fused kernel is faster where the position changes scores"
+        if call.span.key_valid is not None:
+            return "the fused kernel is faster where there is padding"
+        return None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         batch, n_heads, n_queries, width = q_BHTK.shape

@@ -15,12 +15,13 @@ class Reference:
     """softmax(scale·QKᵀ + change) V, written out (Vaswani et al. 2017, equation 1)."""
 
     name = "reference"
+    strength = "in float32, and it returns the weights"
 
     def refuses(self, call: Attention) -> str | None:
         return None
 
-    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
-        return True
+    def passes(self, call: Attention, q_BHTK: Tensor) -> str | None:
+        return None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         with torch.autocast(q_BHTK.device.type, enabled=False):

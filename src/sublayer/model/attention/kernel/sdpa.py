@@ -15,12 +15,13 @@ class Sdpa:
     """`torch.nn.functional.scaled_dot_product_attention`: any pattern and score change, as a dense mask if need be."""
 
     name = "sdpa"
+    strength = "PyTorch's fused kernel"
 
     def refuses(self, call: Attention) -> str | None:
         return "it does not return attention weights" if call.want_weights else None
 
-    def prefers(self, call: Attention, q_BHTK: Tensor) -> bool:
-        return True
+    def passes(self, call: Attention, q_BHTK: Tensor) -> str | None:
+        return None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         causal = call.span.aligned and call.pattern == Causal() and call.score_change is None
