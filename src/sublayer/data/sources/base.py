@@ -38,3 +38,15 @@ class SourceConfig(PartConfig):
         Raises:
             DataError: when there is nothing to read.
         """
+
+    def stamp(self) -> str:
+        """A text that changes whenever a file of the source is written to: cheaper than `fingerprint`, and told before
+        and after the source is read.
+
+        Left as it is, the fingerprint; a source of files gives their names, sizes and times of change instead.
+        """
+        return self.fingerprint()
+
+    def size(self) -> int | None:
+        """About how many bytes of text `documents` will give, for the progress shown; None where nobody knows."""
+        return None
