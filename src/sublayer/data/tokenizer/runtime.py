@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,21 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from sublayer.data.chat import ChatTemplate, Unrenderable, parse_messages
+from sublayer.data.document import END_MARK, Segment
+from sublayer.data.document import END_MARK, Segment
 from sublayer.data.tokenizer.alphabet import BYTE, END
 from sublayer.data.tokenizer.stream import Stream
 from sublayer.errors import DataError
+
+BESIDE = ("tokenizer_config.json", "chat_template.jinja")
+"""The files beside a `tokenizer.json` that belong to it."""
+
+MOST_REMEMBERED = 1024
+"""Texts of templates whose ids are kept."""
+
+MOST_SPECIAL = 1000
+"""Texts of templates whose ids are kept: a template has few, and they come again in every document."""
 
 
 class Tokenizer:
@@ -26,6 +38,7 @@ class Tokenizer:
         settings: what `tokenizer_config.json` holds beside it, kept when saving.
 
     Attributes:
+        chat_template: Jinja that writes conversations; None where the model reads plain text only.
         vocab_size: V, one more than the largest id.
         end_id: the id of the special token that begins a document and ends the one before.
         bytes_per_token: [V] int64, the bytes of text each id stands for; 0 for special tokens and unused ids.
@@ -47,7 +60,12 @@ class Tokenizer:
         core.no_padding()
         core.no_truncation()
         self._core = core
+        self._special_core: tokenizers.Tokenizer | None = None
+        self._special_ids: dict[str, list[int]] = {}
+        self._reading_special: tokenizers.Tokenizer | None = None
+        self._template_ids: dict[str, list[int]] = {}
         self._settings = dict(settings or {})
+        self.chat_template: str | None = chat_template_in(self._settings)
         self.end = end
         self.end_id: int = end_id
         self._bytes = _token_bytes(core)
@@ -73,6 +91,66 @@ class Tokenizer:
         head = [self.end_id] if start else []
         return [head + encoding.ids for encoding in self._core.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_segments(self, segments: Sequence[Segment]) -> list[list[int]]:
+        """The ids of each segment, tokenized by itself, on all cores.
+
+        Args:
+            segments: of any number of documents; without the token that begins a document.
+
+        Raises:
+            DataError: when a text holds half a character (a lone surrogate).
+        """
+        plain = iter(self.encode_batch([segment.text for segment in segments if not segment.special], start=False))
+        return [self._special_ids(segment.text) if segment.special else next(plain) for segment in segments]
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids of a conversation up to where the next answer begins.
+
+        Args:
+            messages: mappings with `role` ("system", "user", "assistant", …) and `content`.
+
+        Raises:
+            DataError: when the tokenizer carries no chat template, or the conversation does not fit it.
+        """
+        if self.chat_template is None:
+            raise DataError(
+                "the tokenizer carries no chat template, so the model was not trained on conversations; "
+                "give a text to go on from, or train on a source of kind chat."
+            )
+        try:
+            segments = ChatTemplate(self.chat_template, self.end).prompt(parse_messages(messages))
+        except Unrenderable as error:
+            raise DataError(f"the conversation cannot be read: it has {error}.") from None
+        return [self.end_id, *(index for ids in self.encode_segments(segments) for index in ids)]
+
+    def encode_segments(self, segments: Iterable[Segment]) -> list[list[int]]:
+        """The ids of stretches of a document, each tokenized by itself.
+
+        In a special one, names of special tokens are those tokens and `END_MARK` is the end token; in any other, all
+        text is text.
+
+        Raises:
+            DataError: when a text holds half a character (a lone surrogate).
+        """
+        segments = list(segments)
+        plain = iter(self.encode_batch([segment.text for segment in segments if not segment.special], start=False))
+        return [self._encode_special(segment.text) if segment.special else next(plain) for segment in segments]
+
+    def _encode_special(self, text: str) -> list[int]:
+        known = self._special_ids.get(text)
+        if known is None:
+            _refuse_surrogates(text)
+            if self._special_core is None:
+                self._special_core = tokenizers.Tokenizer.from_str(self._core.to_str())
+                self._special_core.encode_special_tokens = False
+            known = []
+            for number, part in enumerate(text.split(END_MARK)):
+                known += [self.end_id] * (number > 0)
+                known += self._special_core.encode(part, add_special_tokens=False).ids
+            if len(self._special_ids) < MOST_SPECIAL:
+                self._special_ids[text] = known
+        return known
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are left out, and bytes that are no character read as U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
@@ -80,6 +158,19 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`, which may begin or end inside a character; special tokens are left out."""
         return b"".join([self._bytes[index] for index in ids])
+
+    def _special_ids(self, text: str) -> list[int]:
+        """The ids of a template's text; there are few different ones, so they are remembered."""
+        if text == END_MARK:
+            return [self.end_id]
+        if text not in self._template_ids:
+            _refuse_surrogates(text)
+            if self._reading_special is None:
+                self._reading_special = tokenizers.Tokenizer.from_str(self._core.to_str())
+            if len(self._template_ids) >= MOST_REMEMBERED:
+                self._template_ids.clear()
+            self._template_ids[text] = self._reading_special.encode(text, add_special_tokens=False).ids
+        return self._template_ids[text]
 
     def stream(self) -> Stream:
         """A decoder to feed one id at a time, which never gives out half a character."""
@@ -95,10 +186,12 @@ class Tokenizer:
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            **self._settings,
+            **{name: value for name, value in self._settings.items() if name != "chat_template"},
             "bos_token": self.end,
             "eos_token": self.end,
         }
+        if self.chat_template is not None:
+            settings["chat_template"] = self.chat_template
         (directory / "tokenizer.json").write_text(self._core.to_str(pretty=True), encoding="utf-8")
         (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -127,27 +220,60 @@ class Tokenizer:
             core = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception for a damaged file
             raise DataError(f"{file} is damaged or no tokenizer ({error}); copy it anew or name another.") from None
-        settings = _settings(file.with_name("tokenizer_config.json"))
-        named = settings.get("eos_token")
-        named = named.get("content") if isinstance(named, dict) else named
-        if named is not None and not isinstance(named, str):
-            raise DataError(f"{file.with_name('tokenizer_config.json')}: eos_token is no text; copy it anew.")
+        settings = read_settings(file)
         try:
-            return cls(core, end or named or END, settings)
+            return cls(core, end or end_in(settings) or END, settings)
         except DataError as error:
             raise DataError(f"{file}: {error}") from None
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is damaged ({error}); copy it anew.") from None
-    if not isinstance(settings, dict):
-        raise DataError(f"{file} is damaged (it holds no mapping); copy it anew.")
+def read_settings(file: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` and `chat_template.jinja` beside a `tokenizer.json` say; {} where they are missing.
+
+    Raises:
+        DataError: when one of them is damaged.
+    """
+    settings: dict[str, Any] = {}
+    beside, template = (file.with_name(name) for name in BESIDE)
+    if beside.is_file():
+        try:
+            settings = json.loads(beside.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{beside} is damaged ({error}); copy it anew.") from None
+        if not isinstance(settings, dict):
+            raise DataError(f"{beside} is damaged (it holds no mapping); copy it anew.")
+        try:
+            end_in(settings)
+        except DataError as error:
+            raise DataError(f"{beside}: {error}") from None
+    if template.is_file():  # where newer Hugging Face libraries put it
+        try:
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{template} could not be read ({error}); copy it anew.") from None
     return settings
+
+
+def end_in(settings: Mapping[str, Any]) -> str | None:
+    """The `eos_token` that settings name.
+
+    Raises:
+        DataError: when it is no text.
+    """
+    named = settings.get("eos_token")
+    named = named.get("content") if isinstance(named, dict) else named
+    if named is not None and not isinstance(named, str):
+        raise DataError("eos_token is no text; copy it anew.")
+    return named
+
+
+def chat_template_in(settings: Mapping[str, Any]) -> str | None:
+    """The `chat_template` of settings; of several by name, the default one."""
+    named = settings.get("chat_template")
+    if isinstance(named, list):
+        by_name = {entry.get("name"): entry.get("template") for entry in named if isinstance(entry, dict)}
+        named = by_name.get("default")
+    return named if isinstance(named, str) else None
 
 
 def _is_byte_level(core: tokenizers.Tokenizer) -> bool:
