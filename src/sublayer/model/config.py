@@ -1,5 +1,6 @@
 """The model's config, and the complete layer configs that follow from it."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -44,6 +45,10 @@ class LayerConfig(BaseModel):
         for name in LAYER_FIELDS:
             walk(name, getattr(self, name))
         return found
+
+    def cache_exact(self, shape: StackShape) -> CacheExact:
+        """Whether cached decoding of the layer equals one full pass: the strictest of its parts' statements."""
+        return _strictest(part.cache_exact(shape) for _, part in self.parts())
 
 
 class ModelConfig(Config):
@@ -96,15 +101,7 @@ class ModelConfig(Config):
 
     def cache_exact(self) -> CacheExact:
         """Whether cached decoding equals one full pass: the strictest of the parts' statements."""
-        lengths: list[int] = []
-        for layer in self._resolved:
-            for _, part in layer.parts():
-                exact = part.cache_exact(self.shape)
-                if exact.reason:
-                    return exact
-                if exact.length is not None:
-                    lengths.append(exact.length)
-        return CacheExact(length=min(lengths, default=None))
+        return _strictest(layer.cache_exact(self.shape) for layer in self._resolved)
 
     @model_validator(mode="after")
     def _compose(self) -> Self:
@@ -164,6 +161,16 @@ class ModelConfig(Config):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise _located((*where, *first["loc"]), explain(first)) from None
+
+
+def _strictest(statements: Iterable[CacheExact]) -> CacheExact:
+    lengths: list[int] = []
+    for exact in statements:
+        if exact.reason:
+            return exact
+        if exact.length is not None:
+            lengths.append(exact.length)
+    return CacheExact(length=min(lengths, default=None))
 
 
 def _fills(part: ModelPart, shape: StackShape) -> bool:

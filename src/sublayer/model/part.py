@@ -1,5 +1,6 @@
 """What every part of the model declares about itself, as data, and the shape of the stack that it is built into."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
@@ -92,6 +93,21 @@ class ModelPart(PartConfig):
     def cache_exact(self, shape: StackShape) -> CacheExact:
         """Whether cached decoding with this part equals one full pass."""
         return CacheExact()
+
+    def active_share(self, name: str) -> float:
+        """The share of the parameter `name`, by its name in the part's module, that one token uses."""
+        return 1.0
+
+    def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
+        """FLOPs that the part spends on a token by itself in the forward pass, a multiplication and an addition each.
+
+        Left as it is, each number in a matrix, or in a batch of matrices, is multiplied with one of the token's and
+        added; what is done number by number is not counted.
+
+        Args:
+            weights: the shapes of the parameters in the part's module, by name.
+        """
+        return sum(2 * math.prod(shape) * self.active_share(name) for name, shape in weights.items() if len(shape) > 1)
 
     def filled(self, shape: StackShape) -> Self:
         """This config with every size that was left out filled in.

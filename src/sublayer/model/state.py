@@ -17,6 +17,11 @@ from sublayer.model.layout import Layout, Span
 class Memory:
     """What one sublayer keeps between calls."""
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory held: that of the tensors among its attributes."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows of the batch, in this order (for beams and finished rows)."""
         raise NotImplementedError
@@ -79,6 +84,13 @@ class State:
     @property
     def batch_size(self) -> int:
         return self.length_B.shape[0]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held, by the layers and by the counts of tokens."""
+        counts = (self.length_B, self._position_BL, self._document_BL)
+        held = sum(memory.n_bytes for layer in self.layers for memory in layer if memory is not None)
+        return held + sum(count.nbytes for count in counts if count is not None)
 
     def advance(self, layout: Layout, n_tokens: int) -> Layout:
         """Take in the layout of new tokens; returns it with positions that go on from the last ones.

@@ -92,6 +92,10 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.weight.device
 
+    def position(self, layer: int) -> Position:
+        """The position encoding of a layer, which others may share."""
+        return cast(Position, self.positions[self._position_of[layer]])
+
     def forward(
         self,
         tokens_BT: Tensor,
@@ -133,13 +137,13 @@ class Transformer(nn.Module):
         else:
             layout = state.advance(layout, n_tokens)
 
-        positions = cast(list[Position], list(self.positions))
-        x_BTD = positions[0].embed(self.embedding(tokens_BT), layout)
+        first = self.position(0)
+        x_BTD = first.embed(self.embedding(tokens_BT), layout)
         x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        context = Context(layout, Span.within(layout, plain), positions[0], state, wanted - {"logits"})
+        context = Context(layout, Span.within(layout, plain), first, state, wanted - {"logits"})
         report = EMPTY
         for number, block in enumerate(self.blocks):
-            at_layer = replace(context, position=positions[self._position_of[number]])
+            at_layer = replace(context, position=self.position(number))
             x_BTD, told = block(x_BTD, at_layer, None if state is None else state.layers[number])
             if told is not EMPTY:
                 report = report + told.under(f"layers.{number}")

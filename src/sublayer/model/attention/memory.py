@@ -29,17 +29,13 @@ class KeyValueMemory(Memory):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.ring = reach.back is not None and reach.pinned == 0 and reach.back + max_rewind < max_length
-        self.capacity = reach.back + max_rewind if self.ring and reach.back is not None else max_length
+        window = None if reach.window is None else reach.window + max_rewind
+        self.ring = window is not None and window < max_length
+        self.capacity = window if window is not None and window < max_length else max_length
         # One slot more than is kept: where tokens that are not kept are written to, and never read.
         shape = (batch_size, n_kv_heads, self.capacity + 1, d_head)
         self.k_BGCK = torch.zeros(shape, device=device, dtype=dtype)
         self.v_BGCK = torch.zeros(shape, device=device, dtype=dtype)
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory held."""
-        return self.k_BGCK.nbytes + self.v_BGCK.nbytes
 
     def extend(self, k_BGTK: Tensor, v_BGTK: Tensor, state: State) -> tuple[Tensor, Tensor, Span]:
         """Take in the keys and values of new tokens; returns all that are in view, [B, G, S, K], and the span."""

@@ -13,10 +13,10 @@ from sublayer.config import Count, Flag, Probability
 from sublayer.model.attention.base import AttentionConfig
 from sublayer.model.attention.kernel import Attention, KernelName, attend
 from sublayer.model.attention.memory import KeyValueMemory
-from sublayer.model.attention.pattern import PatternChoice
+from sublayer.model.attention.pattern import Pattern, PatternChoice
 from sublayer.model.attention.pattern.full import FullConfig
 from sublayer.model.initialise import Constant, Normal, Rule
-from sublayer.model.part import Heads, Split, StackShape
+from sublayer.model.part import Direction, Heads, Split, StackShape
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import Memory
 from sublayer.model.sublayer import Context, Sublayer
@@ -70,6 +70,9 @@ class MultiHeadConfig(AttentionConfig):
         assert self.n_heads is not None and self.d_head is not None
         return Heads(self.n_heads, self.d_head)
 
+    def seen(self, direction: Direction) -> Pattern:
+        return self.pattern.pattern(direction)
+
     def build(self, shape: StackShape) -> "MultiHead":
         return MultiHead(self, shape)
 
@@ -82,7 +85,7 @@ class MultiHead(Sublayer):
         assert config.n_heads is not None and config.n_kv_heads is not None and config.d_head is not None
         self.config = config
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
-        self.pattern = config.pattern.pattern(shape.direction)
+        self.pattern = config.seen(shape.direction)
         self.query = nn.Linear(shape.d_model, self.n_heads * self.d_head, bias=config.bias)
         self.key = nn.Linear(shape.d_model, self.n_kv_heads * self.d_head, bias=config.bias)
         self.value = nn.Linear(shape.d_model, self.n_kv_heads * self.d_head, bias=config.bias)

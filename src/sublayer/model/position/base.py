@@ -31,6 +31,10 @@ class PositionConfig(ModelPart):
             ValueError: in one sentence, with what to change.
         """
 
+    def pair_flops(self, heads: Heads) -> int:
+        """FLOPs that it adds for a query and a key in the forward pass, in all heads; an addition is not counted."""
+        return 0
+
     def build(self, shape: StackShape, heads: Heads) -> "Position":
         """The module."""
         raise NotImplementedError

@@ -4,11 +4,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sublayer.model.layout import Span
 from sublayer.model.part import Direction, ModelPart
 from sublayer.registry import Registry
+
+LOOKED_AT = 4096
+"""Queries that are looked at to count what a pattern shows."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,11 @@ class Reach:
 
     back: int | None = None
     pinned: int = 0
+
+    @property
+    def window(self) -> int | None:
+        """How many of the last tokens are all that need to be kept; None when older ones do as well."""
+        return self.back if self.pinned == 0 else None
 
 
 class Pattern(ABC):
@@ -38,6 +47,21 @@ class Pattern(ABC):
     def reach(self) -> Reach:
         """How far back a query looks; decoding keeps no more.  One that does not say looks everywhere."""
         return Reach()
+
+    def n_pairs(self, length: int) -> float:
+        """How many query-key pairs of one document of `length` tokens are visible.
+
+        Left as it is, counted by looking: at each query of a document up to LOOKED_AT tokens, and at so many of them,
+        spread at random (the same each time), of a longer one.
+        """
+        if length <= LOOKED_AT:
+            queries = torch.arange(length)
+        else:
+            queries = torch.randint(length, (LOOKED_AT,), generator=torch.Generator().manual_seed(0))
+        keys, n_rows, seen = torch.arange(length), max(1, 2**22 // length), 0
+        for block in queries.split(n_rows):
+            seen += int(self.visible(block[:, None], keys[None, :]).sum())
+        return seen * length / len(queries)
 
     def sees_all(self, span: Span) -> bool:
         """Whether it is known without looking that every query of `span` sees every key."""
@@ -62,6 +86,9 @@ class Everything(Pattern):
     def visible(self, i: Tensor, j: Tensor) -> Tensor:
         return (i == i) & (j == j)
 
+    def n_pairs(self, length: int) -> float:
+        return length * length
+
     @property
     def sees_itself(self) -> bool:
         return True
@@ -76,6 +103,9 @@ class Causal(Pattern):
 
     def visible(self, i: Tensor, j: Tensor) -> Tensor:
         return j <= i
+
+    def n_pairs(self, length: int) -> float:
+        return length * (length + 1) // 2
 
     @property
     def sees_itself(self) -> bool:
@@ -94,6 +124,11 @@ class Near(Pattern):
 
     def visible(self, i: Tensor, j: Tensor) -> Tensor:
         return (i - j <= self.back) & (j - i <= self.ahead)
+
+    def n_pairs(self, length: int) -> float:
+        # Each query sees itself, and on each side what is there, up to the width.
+        sides = (min(width, length - 1) for width in (self.back, self.ahead))
+        return length + sum(width * (width + 1) // 2 + width * (length - 1 - width) for width in sides)
 
     @property
     def sees_itself(self) -> bool:
