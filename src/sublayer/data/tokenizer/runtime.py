@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from sublayer.data.chat import ChatTemplate, Unrenderable, parse_messages
 from sublayer.data.document import END_MARK, Segment
-from sublayer.data.document import END_MARK, Segment
 from sublayer.data.tokenizer.alphabet import BYTE, END
 from sublayer.data.tokenizer.stream import Stream
 from sublayer.errors import DataError
@@ -22,10 +21,6 @@ BESIDE = ("tokenizer_config.json", "chat_template.jinja")
 
 MOST_REMEMBERED = 1024
 """Texts of templates whose ids are kept."""
-
-MOST_SPECIAL = 1000
-"""Texts of templates whose ids are kept: a template has few, and they come again in every document."""
-
 
 class Tokenizer:
     """Text to token ids and back, without loss for any Unicode text.
@@ -60,8 +55,6 @@ class Tokenizer:
         core.no_padding()
         core.no_truncation()
         self._core = core
-        self._special_core: tokenizers.Tokenizer | None = None
-        self._special_ids: dict[str, list[int]] = {}
         self._reading_special: tokenizers.Tokenizer | None = None
         self._template_ids: dict[str, list[int]] = {}
         self._settings = dict(settings or {})
@@ -122,34 +115,6 @@ class Tokenizer:
         except Unrenderable as error:
             raise DataError(f"the conversation cannot be read: it has {error}.") from None
         return [self.end_id, *(index for ids in self.encode_segments(segments) for index in ids)]
-
-    def encode_segments(self, segments: Iterable[Segment]) -> list[list[int]]:
-        """The ids of stretches of a document, each tokenized by itself.
-
-        In a special one, names of special tokens are those tokens and `END_MARK` is the end token; in any other, all
-        text is text.
-
-        Raises:
-            DataError: when a text holds half a character (a lone surrogate).
-        """
-        segments = list(segments)
-        plain = iter(self.encode_batch([segment.text for segment in segments if not segment.special], start=False))
-        return [self._encode_special(segment.text) if segment.special else next(plain) for segment in segments]
-
-    def _encode_special(self, text: str) -> list[int]:
-        known = self._special_ids.get(text)
-        if known is None:
-            _refuse_surrogates(text)
-            if self._special_core is None:
-                self._special_core = tokenizers.Tokenizer.from_str(self._core.to_str())
-                self._special_core.encode_special_tokens = False
-            known = []
-            for number, part in enumerate(text.split(END_MARK)):
-                known += [self.end_id] * (number > 0)
-                known += self._special_core.encode(part, add_special_tokens=False).ids
-            if len(self._special_ids) < MOST_SPECIAL:
-                self._special_ids[text] = known
-        return known
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are left out, and bytes that are no character read as U+FFFD."""
