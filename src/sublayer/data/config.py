@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from sublayer.config import Config, Count, Flag, Share
 from sublayer.data.sources import SOURCES, EmbeddedConfig, SourceConfig
 from sublayer.data.tokenizer import TOKENIZERS, BpeConfig, TokenizerConfig
+from sublayer.errors import DataError
 
 
 def _in_a_list(value: Any) -> Any:
@@ -47,3 +48,22 @@ class DataConfig(Config):
                     f"validation[{number}].weight has no effect (each domain is read once in full); leave it out"
                 )
         return self
+
+    def to_read(self) -> list[SourceConfig]:
+        """Every source and then every validation source, as they are to be read for this tokenizer."""
+        return [source.with_tokenizer(self.tokenizer) for source in (*self.sources, *self.validation)]
+
+    def chat_template(self) -> str | None:
+        """The Jinja template that conversations are written with, if any source holds some; it belongs to the model,
+        and so is saved with the tokenizer.
+
+        Raises:
+            DataError: when a template cannot be read, or two sources have different ones.
+        """
+        templates = {template for source in self.to_read() if (template := source.chat_template()) is not None}
+        if len(templates) > 1:
+            raise DataError(
+                "data.sources: two sources write conversations with different chat templates, and a model carries one; "
+                "give them the same template."
+            )
+        return next(iter(templates), None)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from sublayer.config import Positive
 from sublayer.data.document import Document
 from sublayer.data.skipped import Skipped
+from sublayer.data.tokenizer import TokenizerConfig
 from sublayer.registry import PartConfig, Registry
 
 SOURCES: "Registry[SourceConfig]" = Registry("source")
@@ -49,4 +50,20 @@ class SourceConfig(PartConfig):
 
     def size(self) -> int | None:
         """About how many bytes of text `documents` will give, for the progress shown; None where nobody knows."""
+        return None
+
+    def with_tokenizer(self, tokenizer: TokenizerConfig) -> "SourceConfig":
+        """This source as it is read for a tokenizer; only one that writes special tokens cares.
+
+        Args:
+            tokenizer: of the data that the source is a part of.
+        """
+        return self
+
+    def chat_template(self) -> str | None:
+        """The Jinja template that its conversations are written with, to be saved with the tokenizer.
+
+        Raises:
+            DataError: when the template cannot be read.
+        """
         return None

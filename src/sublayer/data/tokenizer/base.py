@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+from sublayer.data.tokenizer.alphabet import END
 from sublayer.data.tokenizer.runtime import Tokenizer
 from sublayer.registry import PartConfig, Registry
 
@@ -33,3 +34,19 @@ class TokenizerConfig(PartConfig):
             DataError: when the tokenizer is read from a file that is not there.
         """
         return ""
+
+    def end_token(self) -> str:
+        """The name of the token that begins and ends documents.
+
+        Raises:
+            DataError: when the tokenizer is read from a file that is damaged.
+        """
+        return END
+
+    def chat_template(self) -> str | None:
+        """The Jinja template that the tokenizer carries for conversations, if it does.
+
+        Raises:
+            DataError: when the tokenizer is read from a file that is damaged.
+        """
+        return None

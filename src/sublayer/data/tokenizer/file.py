@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from sublayer.data.tokenizer.alphabet import END
 from sublayer.data.tokenizer.base import TOKENIZERS, TokenizerConfig
-from sublayer.data.tokenizer.runtime import Tokenizer
+from sublayer.data.tokenizer.runtime import BESIDE, Tokenizer, chat_template_in, end_in, read_settings
 from sublayer.errors import DataError
 
 
@@ -30,13 +31,22 @@ class FileConfig(TokenizerConfig):
         return Tokenizer.load(self._path(), self.end)
 
     def fingerprint(self) -> str:
-        path = self._path()
-        file = path / "tokenizer.json" if path.is_dir() else path
+        file = self._file()
         if not file.is_file():
             raise DataError(f"data.tokenizer.path: there is no tokenizer at {file}; name a tokenizer.json that exists.")
-        beside = file.with_name("tokenizer_config.json")
-        contents = [part.read_bytes() for part in (file, beside) if part.is_file()]
+        beside = [file.with_name(name) for name in BESIDE]
+        contents = [part.read_bytes() for part in (file, *beside) if part.is_file()]
         return " ".join(hashlib.sha256(content).hexdigest() for content in contents)
+
+    def end_token(self) -> str:
+        return self.end or end_in(read_settings(self._file())) or END
+
+    def chat_template(self) -> str | None:
+        return chat_template_in(read_settings(self._file()))
 
     def _path(self) -> Path:
         return Path(self.path).expanduser()
+
+    def _file(self) -> Path:
+        path = self._path()
+        return path / "tokenizer.json" if path.is_dir() else path

@@ -22,6 +22,7 @@ BESIDE = ("tokenizer_config.json", "chat_template.jinja")
 MOST_REMEMBERED = 1024
 """Texts of templates whose ids are kept."""
 
+
 class Tokenizer:
     """Text to token ids and back, without loss for any Unicode text.
 
