@@ -20,7 +20,7 @@ from sublayer.model.part import ModelPart
 from sublayer.model.transformer import Transformer
 
 Pairs = Literal["all", "visible"]
-"""Which query-key pairs count: all of a sequence, as in Chowdhery et al. 2022 (appendix B), or those that a query sees."""
+"""Which query-key pairs count: all of a sequence, as in Chowdhery et al. 2022, appendix B, or those in sight."""
 
 BACKWARD = 2
 """FLOPs of the backward pass over those of the forward pass: a product has a gradient for each of its factors."""

@@ -59,7 +59,7 @@ class Pattern(ABC):
         else:
             queries = torch.randint(length, (LOOKED_AT,), generator=torch.Generator().manual_seed(0))
         keys, n_rows, seen = torch.arange(length), max(1, 2**22 // length), 0
-        for block in queries.split(n_rows):
+        for block in torch.split(queries, n_rows):
             seen += int(self.visible(block[:, None], keys[None, :]).sum())
         return seen * length / len(queries)
 
