@@ -17,6 +17,14 @@ from sublayer.model.layout import Layout, Span
 class Memory:
     """What one sublayer keeps between calls."""
 
+    capacity: int | None = None
+    """Tokens that a row has room for; None for what does not grow with them."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory held of each token of each row."""
+        return 0
+
     @property
     def n_bytes(self) -> int:
         """Memory held: that of the tensors among its attributes."""

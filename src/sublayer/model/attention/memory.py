@@ -31,11 +31,15 @@ class KeyValueMemory(Memory):
     ) -> None:
         window = None if reach.window is None else reach.window + max_rewind
         self.ring = window is not None and window < max_length
-        self.capacity = window if window is not None and window < max_length else max_length
+        self.capacity: int = window if window is not None and window < max_length else max_length
         # One slot more than is kept: where tokens that are not kept are written to, and never read.
         shape = (batch_size, n_kv_heads, self.capacity + 1, d_head)
         self.k_BGCK = torch.zeros(shape, device=device, dtype=dtype)
         self.v_BGCK = torch.zeros(shape, device=device, dtype=dtype)
+
+    @property
+    def token_bytes(self) -> int:
+        return sum(cache.shape[1] * cache.shape[3] * cache.itemsize for cache in (self.k_BGCK, self.v_BGCK))
 
     def extend(self, k_BGTK: Tensor, v_BGTK: Tensor, state: State) -> tuple[Tensor, Tensor, Span]:
         """Take in the keys and values of new tokens; returns all that are in view, [B, G, S, K], and the span."""
