@@ -105,8 +105,15 @@ class ChatTemplate:
         return self._segments(messages, prompt=True)
 
     def saved(self) -> str:
-        """The template to be saved with a tokenizer: it writes the token that begins every document first."""
-        frame = self._frame((Message("user", ""),), prompt=True)
+        """The template to be saved with a tokenizer: it writes the token that begins every document first.
+
+        Raises:
+            DataError: when it cannot even write a single question.
+        """
+        try:
+            frame = self._frame((Message("user", ""),), prompt=True)
+        except Unrenderable as problem:
+            raise DataError(f"a single user's message is {problem}; mend it, or take template: plain.") from None
         begins = frame.texts[0].startswith((END_MARK, self.end))
         return self.source if begins else "{{ bos_token }}" + self.source
 

@@ -60,9 +60,9 @@ def test_a_domain_can_be_named(folder: Path) -> None:
     ("path", "message"),
     [
         ("nothing", r"there is no file or folder .*nothing; name one that exists"),
-        ("*.rst", r"no text file matches .*\*\.rst"),
+        ("*.rst", r"no text files match .*\*\.rst \(hidden and binary files are passed by\)"),
         ("hollow", r"the folder .*hollow holds no text files"),
-        ("empty.txt", r"empty\.txt is empty; name a file"),
+        ("empty.txt", r"empty\.txt is empty; name a source with text"),
         ("empties", r"all 2 text files of .*empties are empty"),
     ],
 )
@@ -79,13 +79,13 @@ def test_nothing_to_read_is_one_sentence(folder: Path, path: str, message: str) 
 def test_bytes_that_are_no_text_are_located(folder: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     monkeypatch.setattr(text_module, "PIECE", piece)
     (folder / "b.txt").write_bytes("première\nligne\n".encode() + b"ab\xffcd\n")
-    with pytest.raises(DataError, match=r"b\.txt is not utf-8 text: byte 18 \(line 3\) cannot be read"):
+    with pytest.raises(DataError, match=r"b\.txt: not utf-8 text \(byte 18 in line 3 cannot be read"):
         keys(folder)
 
 
 def test_a_character_cut_off_at_the_end_is_located(folder: Path) -> None:
     (folder / "b.txt").write_bytes("ab é".encode()[:-1])
-    with pytest.raises(DataError, match=r"b\.txt is not utf-8 text: byte 3 \(line 1\)"):
+    with pytest.raises(DataError, match=r"b\.txt: not utf-8 text \(byte 3 in line 1"):
         keys(folder / "b.txt")
 
 
