@@ -254,3 +254,5 @@ def test_a_tokenizer_without_a_template_reads_no_conversation() -> None:
     tokenizer.chat_template = PLAIN
     with pytest.raises(DataError, match=re.escape("the conversation cannot be read: it has messages that are no list")):
         tokenizer.encode_chat([])
+    with pytest.raises(DataError, match="it has an answer as its last message"):
+        tokenizer.encode_chat([{"role": "assistant", "content": "a"}])

@@ -5,60 +5,93 @@ from typing import Annotated
 
 import typer
 
+OWN = "the model's own, or %s"
+
 
 def generate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or any model directory.")],
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT …", help="What to go on from; several make a batch.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 128,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT …", help="What to go on from; several make a batch.", show_default=False),
+    ] = None,
+    chat: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ask a model trained on conversations, instead of a PROMPT.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With --chat: a system message before the question.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to generate at most.", show_default=OWN % 128)
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the likeliest token; 1 the model's own odds.")
-    ] = 0.8,
+        float | None,
+        typer.Option(min=0, help="0 takes the likeliest token; 1 the model's own odds.", show_default=OWN % 0.8),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample among the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the likeliest tokens that hold this mass.")] = None,
     min_p: Annotated[
         float | None, typer.Option(help="Leave out tokens less likely than this share of the likeliest.")
     ] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens seen before become less likely.")] = 1.0,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1, tokens seen before become less likely.", show_default=OWN % 1)
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws.", show_default="a new one each time")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     plugin: Annotated[list[Path] | None, typer.Option(help="A Python file that registers parts of your own.")] = None,
 ) -> None:
-    """Let a trained model go on from a prompt."""
+    """Let a trained model go on from a prompt, or answer a question.
+
+    Where neither an option nor the model's generation_config.json says how, text is drawn at temperature 0.8.
+    """
     from typing import get_args
 
     from rich.console import Console
 
-    from sublayer.api import GenerationConfig, load
     from sublayer.api import generate as generate_text
+    from sublayer.api import load
     from sublayer.config import suggest
     from sublayer.errors import ConfigError
+    from sublayer.generation import generation_config
     from sublayer.registry import load_plugin
     from sublayer.training.device import DeviceName, choose_device
 
     if device not in get_args(DeviceName):
         raise ConfigError(f"--device: there is no '{device}'; {suggest(device, list(get_args(DeviceName)))}.")
-    config = GenerationConfig(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        seed=seed,
-    )
+    if (chat is None) == (not prompts):
+        raise ConfigError(
+            "PROMPT: give either a text to go on from or, with --chat, a question; see sublayer generate --help."
+        )
+    if system is not None and chat is None:
+        raise ConfigError("--system: stands before a question, asked with --chat; see sublayer generate --help.")
+    given = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": tuple(stop) if stop else None,
+        "seed": seed,
+    }
     for path in plugin or []:
         load_plugin(path)
     model, tokenizer = load(directory, choose_device(device))  # type: ignore[arg-type]
+    config = generation_config(directory, **{name: value for name, value in given.items() if value is not None})
     console = Console(soft_wrap=True, highlight=False, markup=False)
+
+    def show(row: int, piece: str) -> None:
+        console.file.write(piece)
+        console.file.flush()
+
+    if chat is not None:
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        generate_text(model, tokenizer, [*messages, {"role": "user", "content": chat}], config, on_text=show)
+        console.print()
+        return
+    assert prompts
     if len(prompts) == 1:
         console.print(prompts[0], end="", style="bold")
-
-        def show(row: int, piece: str) -> None:
-            console.file.write(piece)
-            console.file.flush()
-
         generate_text(model, tokenizer, prompts[0], config, on_text=show)
         console.print()
         return

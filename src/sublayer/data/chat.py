@@ -100,8 +100,10 @@ class ChatTemplate:
         """A conversation up to where the next answer begins.
 
         Raises:
-            Unrenderable, DataError: as `training` does.
+            Unrenderable, DataError: as `training` does, and when the last message is an answer.
         """
+        if messages[-1].role == ANSWERS:
+            raise Unrenderable("an answer as its last message, where a question belongs")
         return self._segments(messages, prompt=True)
 
     def saved(self) -> str:

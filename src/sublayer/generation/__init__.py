@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sublayer.generation.decoding import Event as Event
     from sublayer.generation.decoding import Reason as Reason
     from sublayer.generation.decoding import decode as decode
+    from sublayer.generation.defaults import generation_config as generation_config
 
 # No file is named like a function in it: importing the file would put the module in the function's place here.
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "Reason": "decoding",
     "decode": "decoding",
     "generate": "completion",
+    "generation_config": "defaults",
 }
 
 

@@ -1,10 +1,10 @@
 """Prompts to completions."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from torch import nn
 
@@ -20,7 +20,7 @@ class Completion:
     """What a model made of a prompt; as a string, the prompt and what follows it.
 
     Attributes:
-        prompt: as it was given.
+        prompt: as it was given; of a conversation, what the chat template made of it, special tokens left out.
         text: what follows it, up to the end or the stop string.
         token_ids: every token drawn: with reason "end" the last is the end token, with "stop" the last hold the stop
             string.
@@ -59,16 +59,26 @@ def generate(
     on_text: Callable[[int, str], None] | None = None,
     **options: Any,
 ) -> list[Completion]: ...
+@overload
 def generate(
     model: Transformer,
     tokenizer: Tokenizer,
-    prompt: str | Sequence[str],
+    prompt: Sequence[Mapping[str, Any]],
+    config: GenerationConfig | None = None,
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    **options: Any,
+) -> Completion: ...
+def generate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[str] | Sequence[Mapping[str, Any]],
     config: GenerationConfig | None = None,
     *,
     on_text: Callable[[int, str], None] | None = None,
     **options: Any,
 ) -> Completion | list[Completion]:
-    """Go on from a prompt, or from several at once, on the device that the model is on.
+    """Go on from a prompt, or from several at once, or answer a conversation, on the device that the model is on.
 
     A prompt gives the same text in any batch and alone: row 0 draws with the given seed, every further row with one of
     its own that follows from it, and each completion names the seed that repeats it alone.
@@ -76,30 +86,39 @@ def generate(
     Args:
         model: a decoder; put in evaluation mode for the while.
         tokenizer: the model's.
-        prompt: a text, or a sequence of them; an empty one asks for a document from its beginning.
+        prompt: a text, or a sequence of them; an empty one asks for a document from its beginning.  Or a conversation:
+            messages, mappings with `role` ("system", "user" or "assistant") and `content`, the last of which is
+            answered.
         config: how text is drawn; left out, the defaults.
         on_text: told (row, text) whenever a row has more text: whole characters, nothing of a stop string.  What it is
             told of a row joins to the completion's text.
         options: fields of GenerationConfig, over those of `config`.
 
     Returns:
-        a Completion for a text; a list of them, in order, for a sequence.
+        a Completion for a text or a conversation; a list of them, in order, for a sequence of texts.
 
     Raises:
         ConfigError: when an option is refused, or the model is an encoder or cannot be decoded token by token.
-        DataError: when a prompt is longer than the model's positions or is no Unicode text, or the tokenizer is not
-            the model's.
+        DataError: when a prompt is longer than the model's positions or is no Unicode text, the tokenizer is not
+            the model's, or it carries no chat template to read a conversation with.
         RunError: when the model's logits are not finite numbers.
     """
     if config is None or options:
         config = GenerationConfig(**({} if config is None else config.model_dump(exclude_unset=True)) | options)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    single = isinstance(prompt, str)
+    if not single and len(prompt) and all(isinstance(message, Mapping) for message in prompt):
+        single = True
+        encoded = [tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt))]
+        prompts = [tokenizer.decode(encoded[0])]
+    else:
+        prompts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
+        encoded = tokenizer.encode_batch(prompts)
     seeds = row_seeds(secrets.randbits(32) if config.seed is None else config.seed, len(prompts))
     texts: list[list[str]] = [[] for _ in prompts]
     tokens: list[list[int]] = [[] for _ in prompts]
     reasons: dict[int, Reason] = {}
     with _evaluating(model):
-        for event in decode(model, tokenizer, tokenizer.encode_batch(prompts), config, seeds):
+        for event in decode(model, tokenizer, encoded, config, seeds):
             tokens[event.row].append(event.token)
             texts[event.row].append(event.text)
             if event.reason is not None:
@@ -110,7 +129,7 @@ def generate(
         Completion(prompts[row], "".join(texts[row]), tuple(tokens[row]), reasons[row], seeds[row])
         for row in range(len(prompts))
     ]
-    return completions[0] if isinstance(prompt, str) else completions
+    return completions[0] if single else completions
 
 
 @contextmanager

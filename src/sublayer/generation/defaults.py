@@ -1,0 +1,51 @@
+"""What a model directory says of how its text is drawn: `generation_config.json`, as Hugging Face models carry."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sublayer.checkpoint.model_directory import GENERATION
+from sublayer.errors import CheckpointError, ConfigError
+from sublayer.generation.config import GenerationConfig
+
+NAMES = {
+    "max_new_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+}
+"""Its names, and ours; everything else in it is left to others."""
+
+
+def generation_config(directory: Path, **options: Any) -> GenerationConfig:
+    """How text is drawn from the model of a directory.
+
+    Args:
+        directory: of a model; without a `generation_config.json` in it, our own defaults hold.
+        options: fields of GenerationConfig, over those of the file.
+
+    Raises:
+        CheckpointError: when the file is damaged.
+        ConfigError: when an option is refused.
+    """
+    path = directory / GENERATION
+    if not path.is_file():
+        return GenerationConfig(**options)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy it anew, or delete it.") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is damaged (it holds no mapping); copy it anew, or delete it.")
+    values = {ours: found[theirs] for theirs, ours in NAMES.items() if found.get(theirs) is not None}
+    if values.get("top_k") == 0:  # there, no limit
+        del values["top_k"]
+    if found.get("do_sample") is False:
+        values["temperature"] = 0.0
+    try:
+        GenerationConfig(**values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return GenerationConfig(**values | options)
