@@ -9,18 +9,20 @@ from typing import Any
 
 from sublayer.checkpoint import load_model, save_description
 from sublayer.data import Corpus, Tokenizer, prepare
+from sublayer.data.tokenizer import FileConfig
 from sublayer.errors import CheckpointError
 from sublayer.files import remove_leftovers, written_aside
 from sublayer.generation import Completion, GenerationConfig, generate
 from sublayer.measures.baselines import Baseline, Later, baselines_of
 from sublayer.measures.score import Score
 from sublayer.model import Transformer
-from sublayer.run import RunConfig, read_config, write_config
+from sublayer.run import RunConfig, read_config, values_of, write_config
 from sublayer.run_directory import CONFIG, claimed, existing_directory, made, new_directory
 from sublayer.training import Outcome, Watcher
 from sublayer.training import train as train_model
 from sublayer.training.curve import draw_curve
 from sublayer.training.device import choose_device, choose_dtype
+from sublayer.training.initial import check_vocabulary
 from sublayer.training.journal import installed
 
 SUMMARY, CURVE = "summary.json", "loss.svg"
@@ -78,17 +80,24 @@ def train(
     directory = existing_directory(_path(out)) if resume else new_directory(_path(out))
     source = directory / CONFIG if resume and config is None else config
     if isinstance(source, RunConfig):
-        source = source.tree()
+        source = values_of(source)
     asked = read_config(source, overrides)
     device = choose_device(asked.device)
     dtype = choose_dtype(asked.dtype, device)
     installed(asked.training.logging)
     with watcher:
+        going_on = resume and _has_state(directory)
+        start = None if going_on else asked.training.init_from
+        if start is not None and isinstance(asked.data.tokenizer, FileConfig):
+            # Before the data is read, which can take long; a tokenizer that is learnt has to be waited for.
+            check_vocabulary(start, asked.data.tokenizer.build(lambda: iter(())))
         corpus = prepare(asked.data, progress=watcher.preparing)
+        if start is not None:
+            check_vocabulary(start, corpus.tokenizer)
         complete = asked.with_vocabulary(corpus.tokenizer.vocab_size)
         with made(directory, resume), claimed(directory):
             remove_leftovers(directory)
-            if not (resume and _has_state(directory)):
+            if not going_on:
                 write_config(directory / CONFIG, complete)
                 save_description(directory, complete.model, corpus.tokenizer)
             baselines = Later(lambda: baselines_of(corpus)) if complete.training.baselines else None

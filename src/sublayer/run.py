@@ -11,7 +11,7 @@ from pydantic import model_validator
 
 from sublayer.config import Config, suggest
 from sublayer.data import DataConfig
-from sublayer.errors import ConfigError
+from sublayer.errors import CheckpointError, ConfigError
 from sublayer.files import written_aside
 from sublayer.model import ModelConfig
 from sublayer.registry import load_plugin
@@ -78,14 +78,22 @@ def read_config(
         source: a path, a mapping, or None for the defaults of the default preset.
         overrides: `key=value` texts as on the command line, or a mapping of dotted keys to values.
 
+    Where `training.init_from` names a model, what the source leaves out of `model` is that model's, and so is the
+    tokenizer where `data.tokenizer` is left out; of the default preset, neither of the two is taken.
+
     Raises:
         ConfigError: when the file is missing or no YAML mapping, or a value is refused.
+        CheckpointError: when `training.init_from` is no model directory.
     """
     if isinstance(source, Mapping):
         values = _copied(source)  # the overrides are put into it, and the caller's stays as it is
     else:
         values = _read_yaml(Path(source)) if source is not None else read_preset("default")
-    for key, value in _pairs(overrides):
+    pairs = _pairs(overrides)
+    if source is None and any(key == "training.init_from" and value is not None for key, value in pairs):
+        # Nobody asked for the preset's model and tokenizer, and another model's weights would not fit them.
+        del values["model"], values["data"]["tokenizer"]
+    for key, value in pairs:
         _put(values, key.split("."), value, key)
     version = values.get("version", VERSION)
     if version != VERSION:
@@ -98,7 +106,53 @@ def read_config(
     if isinstance(plugins, list):  # anything else is refused below
         for plugin in plugins:
             load_plugin(Path(str(plugin)))
-    return RunConfig.parse(values | {"plugins": plugins})
+    return RunConfig.parse(_started(values) | {"plugins": plugins})
+
+
+def values_of(config: RunConfig) -> dict[str, Any]:
+    """A config as plain values for `read_config`; what was left out and follows from `init_from` is left out again."""
+    values = config.tree()
+    if config.training.init_from is not None:
+        if "model" not in config.model_fields_set:
+            del values["model"]
+        if "tokenizer" not in config.data.model_fields_set:
+            del values["data"]["tokenizer"]
+    return values
+
+
+def _started(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with what they leave out of the model and the tokenizer filled in from `training.init_from`.
+
+    Raises:
+        CheckpointError: when that is no model directory.
+    """
+    training, data, model = (values.get(name) for name in ("training", "data", "model"))
+    directory = training.get("init_from") if isinstance(training, Mapping) else None
+    if not isinstance(directory, str) or not isinstance(data or {}, Mapping) or not isinstance(model or {}, Mapping):
+        return values  # anything wrong here is refused when it is parsed
+    filled = dict(values)
+    if set(ModelConfig.model_fields) - set(model or {}):  # a run's own config is complete, and needs no look
+        from sublayer.checkpoint import load_config  # only here: it waits for torch
+
+        try:
+            theirs = load_config(Path(directory).expanduser())
+        except CheckpointError as error:
+            raise CheckpointError(f"training.init_from: {error}") from None
+        filled["model"] = _over(theirs.tree(), model or {})
+    if "tokenizer" not in (data or {}):
+        filled["data"] = {**(data or {}), "tokenizer": {"kind": "file", "path": directory}}
+    return filled
+
+
+def _over(base: Any, change: Any) -> Any:
+    """A tree with another one put over it: the same kind merges key by key, another kind replaces."""
+    if isinstance(base, Mapping) and isinstance(change, str) and base.get("kind") == change:
+        return base
+    if not isinstance(base, Mapping) or not isinstance(change, Mapping):
+        return change
+    if "kind" in base and change.get("kind", base["kind"]) != base["kind"]:
+        return change
+    return {**base, **{key: _over(base.get(key), value) for key, value in change.items()}}
 
 
 def presets() -> list[str]:

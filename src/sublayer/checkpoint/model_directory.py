@@ -6,10 +6,12 @@ are read.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sublayer.checkpoint.tensors import read_tensors, write_tensors
 from sublayer.data import Tokenizer
@@ -79,13 +81,7 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> tuple[Tra
         problem = str(error).strip().splitlines()[0].rstrip(".")
         raise CheckpointError(f"{directory / CONFIG}: no such model can be built ({problem}).") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tensors = read_tensors(directory / WEIGHTS, expected)
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise CheckpointError(
-                f"{directory / WEIGHTS}: '{name}' holds {str(tensor.dtype).removeprefix('torch.')} where a model needs "
-                "floating-point numbers; export it again without quantisation."
-            )
+    tensors = load_weights(directory, expected)
     model.load_state_dict(tensors, assign=True)
     if any(buffer.is_meta for buffer in model.buffers()):  # of a user's part, which the file does not hold
         model = Transformer(config)
@@ -97,6 +93,26 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> tuple[Tra
             "they do not belong together."
         )
     return model.to(device).eval(), tokenizer
+
+
+def load_weights(directory: Path, expected: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+    """The weights of a directory, on the CPU.
+
+    Args:
+        directory: of a model.
+        expected: names and shapes that they must have, checked before anything is read.
+
+    Raises:
+        CheckpointError: when they are missing, damaged, others than expected, or no floating-point numbers.
+    """
+    tensors = read_tensors(directory / WEIGHTS, expected)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{directory / WEIGHTS}: '{name}' holds {str(tensor.dtype).removeprefix('torch.')} where a model needs "
+                "floating-point numbers; export it again without quantisation."
+            )
+    return tensors
 
 
 def load_config(directory: Path) -> ModelConfig:

@@ -24,6 +24,9 @@ class LoggingConfig(Config):
 class TrainingConfig(Config):
     """How a model is trained."""
 
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """A run or model directory whose weights training starts from.  What `model` leaves out is then that model's, and
+    so is the tokenizer where `data.tokenizer` is left out.  null: random weights."""
     steps: Count = 500
     """Optimizer steps."""
     batch_size: Count = 16

@@ -23,6 +23,7 @@ from sublayer.model.loss import IGNORED
 from sublayer.training.config import TrainingConfig
 from sublayer.training.crew import Crew, choose_threads
 from sublayer.training.device import autocast
+from sublayer.training.initial import start_from
 from sublayer.training.journal import Journal
 from sublayer.training.state import Checkpoints, Progress
 from sublayer.training.stop import Stopped, StopSignals
@@ -74,7 +75,8 @@ def train(
         accepted: called when the state, if there is one, was found to belong to this config, before the first step.
 
     Raises:
-        CheckpointError: when the state is damaged or belongs to another config or other data.
+        CheckpointError: when the state is damaged or belongs to another config or other data, or the weights to start
+            from do not fit.
         ConfigError: when the state has more steps than are asked for.
         RunError: when the disk is full, or ten steps in a row had no finite loss or gradient.
         Stopped: when Ctrl-C or SIGTERM asked for it; the state was saved.
@@ -85,6 +87,8 @@ def train(
     optimizer = config.optimizer.build(model)
     checkpoints = Checkpoints(directory / "checkpoints", identity, corpus.fingerprint, config.keep_checkpoints)
     progress = checkpoints.restore(model, optimizer)
+    if progress.step == 0 and config.init_from is not None:
+        start_from(config.init_from, model)
     if progress.step > config.steps:
         raise ConfigError(
             f"training.steps: is {config.steps}, but the run in {directory} has done {progress.step} already; ask for "

@@ -146,6 +146,10 @@ class Tokenizer:
         """A text that is equal for equal tokenizers."""
         return hashlib.sha256(f"{self.end} {self._core.to_str()}".encode()).hexdigest()
 
+    def same_vocabulary(self, other: "Tokenizer") -> bool:
+        """Whether every text has the same tokens in the other one; which of them ends documents may differ."""
+        return self._core.to_str() == other._core.to_str()
+
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, as Hugging Face's AutoTokenizer reads them."""
         directory.mkdir(parents=True, exist_ok=True)
