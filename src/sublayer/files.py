@@ -24,25 +24,34 @@ def written_aside(target: Path) -> Iterator[Path]:
         remove(aside)
         target.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        _sync(aside)
-        if aside.is_dir() and target.exists():
-            # A directory cannot be renamed over another one, so the old one steps aside first.
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            remove(old)
-            target.rename(old)
-            try:
-                aside.rename(target)
-            except BaseException:
-                old.rename(target)
-                raise
-            remove(old)
-        else:
-            aside.replace(target)
-        _sync_entry(target.parent)
+        put_in_place(aside, target)
     except OSError as error:
         raise RunError(explain(error, target)) from error
     finally:
         remove(aside)
+
+
+def put_in_place(aside: Path, target: Path) -> None:
+    """Make `aside` the file or directory `target`, in place of what may be there; its data is on the disk before.
+
+    Raises:
+        OSError: when the disk is full or the place cannot be written; `target` is as it was before.
+    """
+    _sync(aside)
+    if aside.is_dir() and target.exists():
+        # A directory cannot be renamed over another one, so the old one steps aside first.
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        remove(old)
+        target.rename(old)
+        try:
+            aside.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        remove(old)
+    else:
+        aside.replace(target)
+    _sync_entry(target.parent)
 
 
 def explain(error: OSError, path: Path) -> str:

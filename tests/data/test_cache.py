@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -25,7 +26,7 @@ def config(notes: Path, **values: object) -> DataConfig:
 
 def built(config: DataConfig, cache: Path) -> tuple[str, Shards, list[str]]:
     stages: list[str] = []
-    key, shards = open_or_build(config, cache, lambda stage, done: stages.append(stage))
+    key, shards = open_or_build(config, cache, lambda stage, done, rate: stages.append(stage))
     return key, shards, list(dict.fromkeys(stages))
 
 
@@ -106,7 +107,8 @@ def test_damage_is_noticed_and_built_anew(notes: Path, own_cache: Path, damage: 
     _, shards, _ = built(config(notes), own_cache)
     whole = contents(shards)
     what, name = damage.split(" ", 1)[1].split(" ")
-    file = shards.directory / {"shard": "0000.tokens", "manifest": "manifest.json", "tokenizer": "tokenizer.json"}[name]
+    names = {"shard": "0000-0-training.tokens", "manifest": "manifest.json", "tokenizer": "tokenizer.json"}
+    file = shards.directory / names[name]
     if what == "lost":
         file.unlink()
     else:
@@ -127,34 +129,43 @@ def test_another_tokenizer_beside_the_tokens_is_noticed(notes: Path, own_cache: 
 
 
 def test_a_source_that_changes_while_it_is_read_is_refused(notes: Path, own_cache: Path) -> None:
-    def touch(stage: str, done: float) -> None:
+    def touch(stage: str, done: float, rate: float) -> None:
         (notes / "59.txt").write_text("changed", encoding="utf-8")
 
     with pytest.raises(DataError, match="the text source changed while it was read"):
         open_or_build(config(notes), own_cache, touch)
-    assert not list(own_cache.glob("data/*/manifest.json"))
+    assert [path.suffix for path in (own_cache / "data").iterdir()] == [".lock"]
+
+
+def test_a_source_that_was_only_touched_has_not_changed(notes: Path, own_cache: Path) -> None:
+    def touch(stage: str, done: float, rate: float) -> None:
+        os.utime(notes / "59.txt", (0, 0))
+
+    open_or_build(config(notes), own_cache, touch)
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(notes: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"could not be written: "):
-        open_or_build(config(notes), tmp_path / "file", lambda stage, done: None)
+        open_or_build(config(notes), tmp_path / "file", lambda stage, done, rate: None)
 
 
 @pytest.mark.parametrize("room", [0.1, 1.2])  # of the text: full while it is written down, and while the tokens are
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(notes: Path, own_cache: Path, room: float) -> None:
+def test_a_full_disk_is_one_sentence_and_a_later_call_goes_on(notes: Path, own_cache: Path, room: float) -> None:
     limit = int(room * sum(file.stat().st_size for file in notes.rglob("*.txt")))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     stages: list[str] = []
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         with pytest.raises(RunError, match="the disk is full: "):
-            open_or_build(config(notes, tokenizer="bytes"), own_cache, lambda stage, done: stages.append(stage))
+            open_or_build(config(notes, tokenizer="bytes"), own_cache, lambda stage, done, rate: stages.append(stage))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ("learning the tokenizer" in stages) == (room > 1)
-    assert [path.suffix for path in (own_cache / "data").iterdir()] == [".lock"]
+    assert sorted(path.suffix for path in (own_cache / "data").iterdir()) == [".lock", ".unfinished"]
+    assert bool(list(own_cache.glob("data/.*.unfinished/*.text"))) == (room > 1)
     assert built(config(notes, tokenizer="bytes"), own_cache)[2] == ALL_STAGES
+    assert not list(own_cache.glob("data/.*"))
 
 
 def test_text_larger_than_the_limits_gives_the_same_tokens(
@@ -162,7 +173,9 @@ def test_text_larger_than_the_limits_gives_the_same_tokens(
 ) -> None:
     whole = contents(built(config(notes), tmp_path / "one")[1])
     monkeypatch.setattr("sublayer.data.spool.PIECE", 200)
-    monkeypatch.setattr("sublayer.data.build.BATCH", 500)
+    monkeypatch.setattr("sublayer.data.tokenizing.BATCH", 500)
+    monkeypatch.setattr("sublayer.data.chunks.CHUNK", 10_000)
+    monkeypatch.setattr("sublayer.data.spool.BLOCK", 7)
     monkeypatch.setattr("sublayer.data.sources.text.PIECE", 333)
     assert contents(built(config(notes), tmp_path / "two")[1]) == whole
 
@@ -171,7 +184,8 @@ def test_a_tokenizer_learns_from_no_more_than_the_limit(
     notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = built(config(notes), tmp_path / "one")[1].tokenizer
-    monkeypatch.setattr("sublayer.data.build.LEARN_FROM", 2000)
+    monkeypatch.setattr("sublayer.data.sample.LEARN_FROM", 2000)
+    monkeypatch.setattr("sublayer.data.sample.UNIT", 500)
     few = built(config(notes), tmp_path / "two")[1].tokenizer
     assert few.encode(prose(0, 20)) != full.encode(prose(0, 20))
     assert few.decode(few.encode(prose(0, 20))) == prose(0, 20)
@@ -188,7 +202,7 @@ if how == "unlocked":
     cache._locked = lambda descriptor: False
 stages = set()
 
-def progress(stage, done):
+def progress(stage, done, rate):
     stages.add(stage)
     if stage == stage_to_die:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -210,11 +224,11 @@ def test_a_killed_build_never_looks_finished(notes: Path, own_cache: Path, stage
     killed = start(config(notes), stage_to_die=stage)
     assert killed.wait(60) == -signal.SIGKILL
     killed.communicate()
-    assert list(own_cache.glob("data/.*.partial"))
+    assert list(own_cache.glob("data/.*.unfinished"))
     assert not list(own_cache.glob("data/*/manifest.json"))
     _, shards, stages = built(config(notes), own_cache)
     assert stages == ALL_STAGES
-    assert not list(own_cache.glob("data/.*.partial"))  # what the killed one left is gone
+    assert not list(own_cache.glob("data/.*"))  # what the killed one left is gone
     assert len(shards.tokens(shards.streams[0])) == shards.streams[0].tokens
 
 

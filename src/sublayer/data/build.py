@@ -1,124 +1,226 @@
-"""From sources to shards: read, split, learn the tokenizer, tokenize."""
+"""From sources to shards: read, split, learn the tokenizer, tokenize.
 
-from collections.abc import Callable, Iterator
+Every stage leaves what it has done in the unfinished place, so that a build that was killed goes on where it was.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+from sublayer.data.chunks import Chunk, chunks
 from sublayer.data.config import DataConfig
+from sublayer.data.document import Document
+from sublayer.data.sample import learnt_from
 from sublayer.data.shards import StreamWriter, TokenStream, write_manifest
 from sublayer.data.skipped import Skipped
 from sublayer.data.sources import SourceConfig
-from sublayer.data.split import Part, divide, whole
-from sublayer.data.spool import Spool
+from sublayer.data.split import Side, Split, divide, whole
+from sublayer.data.spool import Spool, opened_spool
 from sublayer.data.tokenizer import Tokenizer
+from sublayer.data.tokenizing import Columns, read_chunk, tokenize, write_chunk
+from sublayer.data.worker import order
+from sublayer.data.workers import MOST, Workers, n_cores
 from sublayer.errors import DataError
+from sublayer.files import remove, written_aside
 
-Progress = Callable[[str, float], None]
-"""Told the stage and how much of it is done, from 0 to 1."""
+Progress = Callable[[str, float, float], None]
+"""Told the stage, how much of it is done, from 0 to 1, and the bytes of text a second (0 where that says nothing)."""
 
-LEARN_FROM = 200_000_000
-"""Bytes of text a tokenizer learns from at most; of more text, evenly spaced pieces are taken."""
-
-BATCH = 4 << 20
-"""Characters tokenized at once, on all cores."""
-
-Split = tuple[Spool, list[Part]]
+ALONE = 32_000_000
+"""Bytes of text up to which one process tokenizes: starting more would take as long."""
 
 
-def build(config: DataConfig, fingerprints: list[str], directory: Path, progress: Progress) -> None:
-    """Write the shards, the tokenizer and the manifest of `config` into `directory`.
+def build(
+    config: DataConfig, fingerprints: Sequence[str], stamps: Sequence[str], place: Path, progress: Progress
+) -> Path:
+    """Write the shards, the tokenizer and the manifest of `config`.
 
     Args:
         config: what to build.
         fingerprints: of every source, then of every validation source, as they were when the content key was made.
-        directory: an unfinished place; made if missing.
+        stamps: of the same, as they were before that.
+        place: where an earlier build of the same may have left something, and this one leaves what it does.
         progress: told how far it is.
+
+    Returns:
+        The directory of the shards, within `place`.
 
     Raises:
         DataError: when a source cannot be read, or changes while it is read.
+        RunError: when a process that helps dies.
+        OSError: when the disk is full or the place cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    sources = [*config.sources, *config.validation]
-    spools = _spool(sources, fingerprints, directory, progress)
-    splits: list[Split] = []
+    place.mkdir(parents=True, exist_ok=True)
+    spools = _spool(config, fingerprints, stamps, place, progress)
+    splits = []
     for number, spool in enumerate(spools):
         if not config.validation:
-            splits.append((spool, divide(spool, config.validation_share)))
+            splits.append(divide(spool, config.validation_share))
         else:
-            splits.append((spool, whole(spool, "training" if number < len(config.sources) else "validation")))
-
-    progress("learning the tokenizer", 0.0)
-    tokenizer = config.tokenizer.build(lambda: _to_learn_from(splits, progress))
-    streams = _tokenize(splits, len(config.sources), tokenizer, directory, progress)
-    for spool in spools:
-        spool.path.unlink()
-    write_manifest(directory, streams, tokenizer)
+            splits.append(whole("training" if number < len(config.sources) else "validation"))
+    tokenizer = _tokenizer(config, spools, splits, place / "tokenizer", progress)
+    work = _Work(spools, splits, tokenizer, place)
+    work.tokenize(progress)
+    return work.assemble(len(config.sources), [spool.skipped for spool in spools])
 
 
-def _spool(sources: list[SourceConfig], fingerprints: list[str], directory: Path, progress: Progress) -> list[Spool]:
+def _spool(
+    config: DataConfig, fingerprints: Sequence[str], stamps: Sequence[str], place: Path, progress: Progress
+) -> list[Spool]:
+    sources = config.to_read()
     spools = []
-    for number, (source, fingerprint) in enumerate(zip(sources, fingerprints, strict=True)):
-
-        def seen(documents: int, number: int = number) -> None:
-            # How many documents follow is unknown, so the share within a source only creeps towards its end.
-            if documents % 64 == 1:
-                progress("reading", (number + documents / (documents + 500)) / len(sources))
-
-        spool = Spool.write(directory / f"{number:04d}.text", source.documents(Skipped()), seen)
-        if not spool.entries:
-            raise DataError(f"data.sources: the {source.kind_name()} source holds no text; name one that does.")
-        if source.fingerprint() != fingerprint:
-            raise DataError(
-                f"data.sources: the {source.kind_name()} source changed while it was read; start again when it rests."
-            )
+    for number, (source, fingerprint, stamp) in enumerate(zip(sources, fingerprints, stamps, strict=True)):
+        path = place / f"{number:04d}.text"
+        spool = opened_spool(path)
+        if spool is None:
+            told = _Told("reading", progress, source.size(), number, len(sources))
+            skipped = Skipped()
+            spool = Spool.write(path, _unchanged(source, skipped, stamp, fingerprint), skipped, told)
+            if not spool.documents:
+                raise DataError(f"data.sources: the {source.kind_name()} source holds no text; name one that does.")
         spools.append(spool)
-    progress("reading", 1.0)
+    progress("reading", 1.0, 0.0)
     return spools
 
 
-def _to_learn_from(splits: list[Split], progress: Progress) -> Iterator[str]:
-    parts = [(spool, part) for spool, split in splits for part in split if part.side == "training"]
-    size = sum(part.end - part.begin for _, part in parts)
-    taken = min(1.0, LEARN_FROM / size)
-    done = number = 0
-    for spool, part in parts:
-        for text in spool.read(part.begin, part.end):
-            number += 1
-            done += len(text)
-            if int(number * taken) > int((number - 1) * taken):
-                yield text
-        progress("learning the tokenizer", 0.5 * min(1.0, done / size))  # merging, the other half, tells nothing
+def _unchanged(source: SourceConfig, skipped: Skipped, stamp: str, fingerprint: str) -> Iterator[Document]:
+    """The documents of a source, which is looked at once more behind the last."""
+    yield from source.documents(skipped)
+    if source.stamp() != stamp and source.fingerprint() != fingerprint:
+        raise DataError(
+            f"data.sources: the {source.kind_name()} source changed while it was read; start again when it rests."
+        )
 
 
-def _tokenize(
-    splits: list[Split], n_sources: int, tokenizer: Tokenizer, directory: Path, progress: Progress
-) -> list[TokenStream]:
-    size = sum(part.end - part.begin for _, split in splits for part in split)
-    done = 0
-    streams: list[TokenStream] = []
-    for number, (spool, parts) in enumerate(splits):
-        for domain, side in sorted({(part.domain, part.side) for part in parts}):
-            writer = StreamWriter(directory, f"{len(streams):04d}.tokens", tokenizer)
-            chosen = [part for part in parts if (part.domain, part.side) == (domain, side)]
-            for batch in _batches(spool, chosen):
-                ids = tokenizer.encode_batch([text for _, text in batch], start=False)
-                writer.append([(begins, row) for (begins, _), row in zip(batch, ids, strict=True)])
-                done += sum(len(text) for _, text in batch)
-                progress("tokenizing", min(1.0, done / size))
-            streams.append(writer.finish(number if number < n_sources else number - n_sources, domain, side))
-    progress("tokenizing", 1.0)
-    return streams
+class _Told:
+    """Tells of progress through bytes, several times a second.
+
+    Args:
+        stage: what is done.
+        progress: the one to tell.
+        size: how many bytes there are, if that is known.
+        part: the number of this part of the stage.
+        parts: how many parts it has.
+    """
+
+    def __init__(
+        self, stage: str, progress: Progress, size: int | None, part: int = 0, parts: int = 1, done: int = 0
+    ) -> None:
+        self._stage, self._progress = stage, progress
+        self._size, self._part, self._parts = size, part, parts
+        self._first, self._began, self._last = done, time.monotonic(), 0.0
+
+    def __call__(self, done: int) -> None:
+        """So many bytes are done."""
+        now = time.monotonic()
+        if now - self._last < 0.1:
+            return
+        self._last = now
+        # Where nobody knows how much follows, the share only creeps towards its end.
+        share = done / self._size if self._size else done / (done + 1e7)
+        rate = (done - self._first) / max(now - self._began, 1e-3)
+        self._progress(self._stage, (self._part + min(share, 1.0)) / self._parts, rate)
 
 
-def _batches(spool: Spool, parts: list[Part]) -> Iterator[list[tuple[bool, str]]]:
-    """Texts of about `BATCH` characters together, and whether a document begins with each."""
-    batch: list[tuple[bool, str]] = []
-    size = 0
-    for part in parts:
-        for number, text in enumerate(spool.read(part.begin, part.end)):
-            batch.append((number == 0, text))
-            size += len(text)
-            if size >= BATCH:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+def _tokenizer(
+    config: DataConfig, spools: Sequence[Spool], splits: Sequence[Split], directory: Path, progress: Progress
+) -> Tokenizer:
+    """The tokenizer, learnt or read; it is kept as soon as it is known."""
+    stage = "learning the tokenizer"
+    progress(stage, 0.0, 0.0)
+    if not (directory / "tokenizer.json").is_file():
+        told = _Told(
+            stage, progress, 2 * sum(spool.bytes for spool in spools)
+        )  # merging, the other half, tells nothing
+        tokenizer = config.tokenizer.build(lambda: learnt_from(spools, splits, told))
+        tokenizer.chat_template = config.chat_template() or tokenizer.chat_template
+        with written_aside(directory) as aside:
+            tokenizer.save(aside)
+    # Read back, so that it is the same one whether or not the build was interrupted here.
+    return Tokenizer.load(directory)
+
+
+class _Work:
+    """The chunks of a build and what becomes of them.
+
+    Args:
+        spools: all text.
+        splits: of each spool.
+        tokenizer: as it lies in `place`.
+        place: of the build.
+    """
+
+    def __init__(self, spools: Sequence[Spool], splits: Sequence[Split], tokenizer: Tokenizer, place: Path) -> None:
+        self._spools, self._splits, self._tokenizer, self._place = spools, splits, tokenizer, place
+        self._chunks = chunks(spools, splits)
+
+    def tokenize(self, progress: Progress) -> None:
+        """Write the files of all chunks that have none yet: in this process, or on all cores where that pays."""
+        missing = [number for number in range(len(self._chunks)) if not self._path(number).is_file()]
+        size = sum(chunk.end - chunk.begin for chunk in self._chunks)
+        left = sum(self._chunks[number].end - self._chunks[number].begin for number in missing)
+        done = size - left
+        told = _Told("tokenizing", progress, size, done=done)
+        n_workers = min(n_cores(), MOST, len(missing))
+        if left <= ALONE or n_workers < 2 or not sys.executable:
+            for number in missing:
+                before = done
+
+                def within(more: int, before: int = before) -> None:
+                    nonlocal done
+                    done += more
+                    told(done)
+
+                write_chunk(self._path(number), self._tokens(self._chunks[number], within))
+                done = before + self._chunks[number].end - self._chunks[number].begin
+        else:
+            orders = [
+                order(self._spools[chunk.spool].path, self._splits[chunk.spool], chunk, self._path(number))
+                for number, chunk in ((number, self._chunks[number]) for number in missing)
+            ]
+            with Workers(n_workers, self._place / "tokenizer") as workers:
+                for place in workers.each(orders):
+                    chunk = self._chunks[missing[place]]
+                    done += chunk.end - chunk.begin
+                    told(done)
+        progress("tokenizing", 1.0, 0.0)
+
+    def assemble(self, n_sources: int, skipped: Sequence[Skipped]) -> Path:
+        """Put the chunks together, in order, to streams of one source, domain and side each."""
+        directory = self._place / "shards"
+        remove(directory)
+        directory.mkdir()
+        streams: list[TokenStream] = []
+        for number, spool in enumerate(self._spools):
+            writers: dict[tuple[str, Side], StreamWriter] = {}
+            with ExitStack() as open_files:
+                for place, chunk in enumerate(self._chunks):
+                    if chunk.spool != number:
+                        continue
+                    for (domain, side), columns in self._read(place).items():
+                        name = spool.domains[domain], side
+                        if name not in writers:
+                            file = f"{number:04d}-{domain}-{side}.tokens"
+                            writers[name] = open_files.enter_context(StreamWriter(directory, file, self._tokenizer))
+                        writers[name].append(columns)
+                source = number if number < n_sources else number - n_sources
+                streams += [writers[domain, side].finish(source, domain, side) for domain, side in sorted(writers)]
+        write_manifest(directory, streams, self._tokenizer, skipped)
+        return directory
+
+    def _path(self, number: int) -> Path:
+        return self._place / "chunks" / f"{number:06d}.npz"
+
+    def _tokens(self, chunk: Chunk, told: Callable[[int], None] = lambda size: None) -> dict[tuple[int, Side], Columns]:
+        return tokenize(self._spools[chunk.spool], self._splits[chunk.spool], chunk, self._tokenizer, told)
+
+    def _read(self, number: int) -> dict[tuple[int, Side], Columns]:
+        """What a chunk gave; made again where the machine went down before its file was on the disk."""
+        streams = read_chunk(self._path(number))
+        if streams is None:
+            write_chunk(self._path(number), self._tokens(self._chunks[number]))
+            streams = read_chunk(self._path(number))
+            assert streams is not None
+        return dict(streams)

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sublayer.data.build import LEARN_FROM, Progress, build
+from sublayer.data.build import Progress, build
 from sublayer.data.config import DataConfig
+from sublayer.data.sample import LEARN_FROM, SEED, UNIT
 from sublayer.data.shards import FORMAT, Shards
+from sublayer.data.sources import SourceConfig
 from sublayer.data.split import FEWEST, SALT
 from sublayer.errors import DataError, RunError
-from sublayer.files import explain, remove, written_aside
+from sublayer.files import explain, put_in_place, remove
 
 try:
     import fcntl
@@ -43,7 +45,8 @@ def content_key(config: DataConfig, fingerprints: list[str]) -> str:
         "validation": tree["validation"],
         "fingerprints": fingerprints,
         "split": [tree["validation_share"], SALT, FEWEST],
-        "tokenizer": [tree["tokenizer"], config.tokenizer.fingerprint(), LEARN_FROM],
+        "tokenizer": [tree["tokenizer"], config.tokenizer.fingerprint(), config.chat_template()],
+        "learnt from": [LEARN_FROM, SEED, UNIT],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -51,26 +54,38 @@ def content_key(config: DataConfig, fingerprints: list[str]) -> str:
 def open_or_build(config: DataConfig, cache: Path, progress: Progress) -> tuple[str, Shards]:
     """The content key of `config` and its shards, built where they are missing or damaged.
 
+    A build that was killed, or failed for want of space, goes on where it was.
+
     Raises:
         DataError: when a source or tokenizer cannot be read.
-        RunError: when the cache cannot be written.
+        RunError: when the cache cannot be written, or a process that helps dies.
     """
-    fingerprints = [source.fingerprint() for source in (*config.sources, *config.validation)]
+    sources = config.to_read()
+    stamps = [source.stamp() for source in sources]
+    # Where a source has no cheaper stamp, that is its fingerprint.
+    fingerprints = [
+        stamp if type(source).stamp is SourceConfig.stamp else source.fingerprint()
+        for source, stamp in zip(sources, stamps, strict=True)
+    ]
     key = content_key(config, fingerprints)
     directory = cache / "data" / key
-    with _lock(directory):
+    with _lock(directory) as alone:
+        # Without a lock, another process may be at work in the same place.
+        unfinished = directory.with_name(f".{key}.{'unfinished' if alone else os.getpid()}")
         shards = _opened(directory)
         if shards is None:
             try:
-                with written_aside(directory) as aside:
-                    build(config, fingerprints, aside, progress)
-            except RunError:
+                put_in_place(build(config, fingerprints, stamps, unfinished, progress), directory)
+                shards = Shards(directory)
+            except DataError:
+                remove(unfinished)  # the same will not be asked for again
+                raise
+            except OSError as error:
                 # Where locks do not hold, another process may just have put its own, equal one there.
                 shards = _opened(directory)
                 if shards is None:
-                    raise
-            else:
-                shards = Shards(directory)
+                    raise RunError(explain(error, directory)) from error
+        remove(unfinished)
     return key, shards
 
 
@@ -83,8 +98,8 @@ def _opened(directory: Path) -> Shards | None:
 
 
 @contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Held by one process at a time, and let go when that process ends, however it ends."""
+def _lock(directory: Path) -> Iterator[bool]:
+    """Held by one process at a time, and let go when that process ends, however it ends; False where there are none."""
     path = directory.with_name(f"{directory.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,11 +107,7 @@ def _lock(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(explain(error, path)) from error
     with file:
-        if _locked(file.fileno()):
-            # No other process is building this, so what lies half-written was left by one that was killed.
-            for leftover in directory.parent.glob(f".{directory.name}.*"):
-                remove(leftover)
-        yield
+        yield _locked(file.fileno())
 
 
 def _locked(descriptor: int) -> bool:

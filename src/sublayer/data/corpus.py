@@ -4,15 +4,17 @@ Shape suffixes: B batch (rows), T length, N samples or tokens.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from sublayer.data.build import Progress
 from sublayer.data.cache import cache_directory, open_or_build
 from sublayer.data.config import DataConfig
 from sublayer.data.order import Order
-from sublayer.data.packing import Batch, n_full_rows, n_rows, packed
+from sublayer.data.packing import Batch, packed
+from sublayer.data.rows import Contiguous, Rows, WholeDocuments
 from sublayer.data.shards import Shards, Tokens, TokenStream
 from sublayer.data.split import Side
 from sublayer.data.tokenizer import Tokenizer
@@ -22,22 +24,22 @@ from sublayer.errors import DataError
 def prepare(
     config: DataConfig,
     *,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
     cache: Path | None = None,
 ) -> "Corpus":
     """Read, split and tokenize what `config` names, or open what an earlier call left in the cache.
 
     Args:
         config: the data.
-        progress: told the stage ("reading", "learning the tokenizer", "tokenizing") and how much of it is done, from
-            0 to 1; not called when everything is in the cache.
+        progress: told the stage ("reading", "learning the tokenizer", "tokenizing"), how much of it is done, from 0 to
+            1, and the bytes of text a second; not called when everything is in the cache.
         cache: where tokens are kept; left out, `$SUBLAYER_CACHE` or the user's cache folder.
 
     Raises:
         DataError: when a source or tokenizer cannot be read, or there is too little text for a row on either side.
-        RunError: when the cache cannot be written.
+        RunError: when the cache cannot be written, or a process that helps dies; called again, it goes on from there.
     """
-    key, shards = open_or_build(config, cache or cache_directory(), progress or (lambda stage, done: None))
+    key, shards = open_or_build(config, cache or cache_directory(), progress or (lambda stage, done, rate: None))
     return Corpus(config, key, shards)
 
 
@@ -69,13 +71,17 @@ class Corpus:
         self._training = [stream for stream in shards.streams if stream.side == "training"]
         self._validation = [stream for stream in shards.streams if stream.side == "validation"]
         self.domains = sorted({stream.domain for stream in self._validation})
-        self._refuse_too_little()
         self._tokens = {stream.file: shards.tokens(stream) for stream in shards.streams}
-        length = config.sequence_length
-        self._order = Order([n_full_rows(stream.tokens, length) for stream in self._training], self._shares())
+        self._marks = {stream.file: shards.marks(stream) for stream in shards.streams}
+        self._rows = {stream.file: self._rows_of(stream) for stream in shards.streams}
+        self._refuse_too_little()
+        self._order = Order([len(self._rows[stream.file]) for stream in self._training], self.shares())
 
     def describe(self) -> dict[str, dict[str, dict[str, int]]]:
-        """By domain and side (`training`, `validation`): the numbers of `documents`, `tokens` and `bytes`."""
+        """By domain and side (`training`, `validation`): the numbers of `documents`, `tokens` and `bytes`.
+
+        `sublayer.data.description` tells more.
+        """
         table: dict[str, dict[str, dict[str, int]]] = {}
         for stream in sorted(self._shards.streams, key=lambda stream: (stream.domain, stream.side)):
             sides = table.setdefault(stream.domain, {})
@@ -94,12 +100,20 @@ class Corpus:
             count: B, at least 1.
         """
         rows = self._order.rows(seed, np.arange(first_sample, first_sample + count, dtype=np.int64))
-        length = self.config.sequence_length
-        stretches = []
-        for stream, row in zip(rows.stream_N.tolist(), rows.row_N.tolist(), strict=True):
-            tokens_N = self._tokens[self._training[stream].file]
-            stretches.append(tokens_N[row * length : row * length + length + 1])
-        return self._packed(stretches)
+        places = zip(rows.stream_N.tolist(), rows.row_N.tolist(), strict=True)
+        return self._packed([(self._training[stream].file, row) for stream, row in places])
+
+    def epochs(self, n_samples: int) -> list[float]:
+        """How many times training reads each of the config's `sources`.
+
+        Args:
+            n_samples: rows that training reads: steps times batch size.
+        """
+        sources = range(len(self.config.sources))
+        n_rows = [sum(len(self._rows[s.file]) for s in self._training if s.source == source) for source in sources]
+        total = sum(source.weight for source in self.config.sources)
+        weights = (source.weight for source in self.config.sources)
+        return [n_samples * weight / total / rows for weight, rows in zip(weights, n_rows, strict=True)]
 
     def validation(self, domain: str, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
         """The validation side of a domain, every row once and in order; windows do not overlap.
@@ -114,47 +128,59 @@ class Corpus:
         Raises:
             DataError: when there is no such domain.
         """
+        streams = self._streams(domain, "validation")
+        places = [(stream.file, row) for stream in streams for row in range(len(self._rows[stream.file]))]
         length = self.config.sequence_length
-        places = [
-            (self._tokens[stream.file], row * length)
-            for stream in self._streams(domain, "validation")
-            for row in range(n_rows(stream.tokens, length))
-        ]
         if max_tokens is not None and max_tokens < len(places) * length:
             wanted = max(1, max_tokens // length)
             places = [places[number * len(places) // wanted] for number in range(wanted)]
         for first in range(0, len(places), batch_size):
-            chosen = places[first : first + batch_size]
-            yield self._packed([tokens_N[begin : begin + length + 1] for tokens_N, begin in chosen])
+            yield self._packed(places[first : first + batch_size])
 
     def training_tokens(self) -> list[Tokens]:
         """The training streams, [N] each, mapped from disk."""
         return [self._tokens[stream.file] for stream in self._training]
 
-    def training_text(self, domain: str, last_bytes: int | None = None) -> Iterator[bytes]:
+    def training_text(self, domain: str, last_bytes: int | None = None, scored: bool = False) -> Iterator[bytes]:
         """The UTF-8 text of a domain's training side, in pieces.
 
         Args:
             domain: one with a training side.
             last_bytes: begin so late that about this many bytes are left, and not fewer where there are more.
+            scored: only the text of tokens that are targets of the loss, such as the answers of conversations.
 
         Raises:
             DataError: when there is no such domain on that side.
         """
         streams = self._streams(domain, "training")
-        after = sum(stream.bytes for stream in streams)
-        for stream in streams:
-            after -= stream.bytes
-            yield from self._shards.text(stream, None if last_bytes is None else last_bytes - after)
+        sizes = [stream.scored_bytes if scored else stream.bytes for stream in streams]
+        after = sum(sizes)
+        for stream, size in zip(streams, sizes, strict=True):
+            after -= size
+            yield from self._shards.text(stream, None if last_bytes is None else last_bytes - after, scored)
 
-    def validation_text(self, domain: str) -> Iterator[bytes]:
+    def validation_text(self, domain: str, scored: bool = False) -> Iterator[bytes]:
         """The UTF-8 text of a domain's validation side, in pieces.
+
+        Args:
+            domain: one of `domains`.
+            scored: only the text of tokens that are targets of the loss.
 
         Raises:
             DataError: when there is no such domain on that side.
         """
         for stream in self._streams(domain, "validation"):
-            yield from self._shards.text(stream)
+            yield from self._shards.text(stream, scored=scored)
+
+    def shares(self) -> list[float]:
+        """How much of training each training stream is: its source's part by weight, times its part of the source's
+        tokens; together 1."""
+        in_source: dict[int, int] = {}
+        for stream in self._training:
+            in_source[stream.source] = in_source.get(stream.source, 0) + stream.tokens
+        total = sum(source.weight for source in self.config.sources)
+        weights = [source.weight / total for source in self.config.sources]
+        return [weights[stream.source] * stream.tokens / in_source[stream.source] for stream in self._training]
 
     def _streams(self, domain: str, side: Side) -> list[TokenStream]:
         streams = [stream for stream in self._shards.streams if (stream.domain, stream.side) == (domain, side)]
@@ -163,21 +189,34 @@ class Corpus:
             raise DataError(f"there is no domain '{domain}' for {side}; choose from: {', '.join(known)}.")
         return streams
 
-    def _packed(self, stretches: list[Tokens]) -> Batch:
-        return packed(stretches, self.config.sequence_length, self.tokenizer.end_id, self.config.isolate_documents)
+    def _rows_of(self, stream: TokenStream) -> Rows:
+        marks_N = self._marks[stream.file]
+        length = self.config.sequence_length
+        if marks_N is None:
+            return Contiguous(stream.tokens, length, full=stream.side == "training")
+        lengths, scored = (self._shards.documents(stream, column) for column in ("lengths", "scored"))
+        return WholeDocuments(lengths, scored, marks_N, length)
 
-    def _shares(self) -> list[float]:
-        """Of each training stream: its source's weight, times its part of the source's tokens."""
-        in_source: dict[int, int] = {}
-        for stream in self._training:
-            in_source[stream.source] = in_source.get(stream.source, 0) + stream.tokens
-        weights = [source.weight for source in self.config.sources]
-        return [weights[stream.source] * stream.tokens / in_source[stream.source] for stream in self._training]
+    def _packed(self, places: Sequence[tuple[str, int]]) -> Batch:
+        """The rows at some places: the stream's file, and the row's number in it."""
+        stretches, marks = [], []
+        for file, row in places:
+            begin, end = self._rows[file].stretch(row)
+            stretches.append(self._tokens[file][begin:end])
+            marks_N = self._marks[file]
+            marks.append(None if marks_N is None else marks_N[begin:end])
+        end_id, isolate = self.tokenizer.end_id, self.config.isolate_documents
+        return packed(stretches, self.config.sequence_length, end_id, isolate, marks)
 
     def _refuse_too_little(self) -> None:
         needed = self.config.sequence_length + 1
         for stream in self._training:
-            if stream.tokens < needed:
+            if len(self._rows[stream.file]) == 0 and stream.marked:
+                raise DataError(
+                    f"data.sources[{stream.source}]: no document of '{stream.domain}' has anything to learn in its "
+                    f"first {needed} tokens; raise data.sequence_length."
+                )
+            if len(self._rows[stream.file]) == 0:
                 raise DataError(
                     f"data.sources[{stream.source}]: '{stream.domain}' has {stream.tokens} tokens to train on where a "
                     f"row needs {needed}; give more text or a data.sequence_length below {stream.tokens}."
@@ -188,7 +227,15 @@ class Corpus:
                     f"data.sources: there is no text to {side} on where a row needs {needed} tokens; give more."
                 )
         for domain in self.domains:
-            tokens = sum(stream.tokens for stream in self._validation if stream.domain == domain)
+            streams = self._streams(domain, "validation")
+            if any(stream.marked for stream in streams):
+                if not any(len(self._rows[stream.file]) for stream in streams):
+                    raise DataError(
+                        f"data: no document of '{domain}' to validate on has anything to learn in its first {needed} "
+                        "tokens; raise data.sequence_length."
+                    )
+                continue
+            tokens = sum(stream.tokens for stream in streams)
             if tokens < needed:
                 raise DataError(
                     f"data: '{domain}' has {tokens} tokens to validate on where a row needs {needed}; give more text, "

@@ -3,6 +3,7 @@
 Shape suffixes: B batch (rows), T length.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sublayer.data.shards import Tokens
+from sublayer.data.tokenizing import BEGINS, SCORED
 
 NOT_SCORED = -100
 """The target of a place that has none (PyTorch's `ignore_index`)."""
@@ -36,17 +38,13 @@ class Batch:
     valid_BT: Tensor | None
 
 
-def n_full_rows(n_tokens: int, length: int) -> int:
-    """How many full rows a stream has: row r reads tokens r·T … r·T+T−1 and is scored on the ones after each."""
-    return max(0, (n_tokens - 1) // length)
-
-
-def n_rows(n_tokens: int, length: int) -> int:
-    """How many rows a stream has with the shorter last one."""
-    return max(0, -(-(n_tokens - 1) // length))
-
-
-def packed(stretches: list[Tokens], length: int, end_id: int, isolate_documents: bool) -> Batch:
+def packed(
+    stretches: Sequence[Tokens],
+    length: int,
+    end_id: int,
+    isolate_documents: bool,
+    marks: Sequence[NDArray[np.uint8] | None] | None = None,
+) -> Batch:
     """Rows of `length` from stretches of tokens.
 
     Args:
@@ -54,20 +52,28 @@ def packed(stretches: list[Tokens], length: int, end_id: int, isolate_documents:
         length: T.
         end_id: the token that begins a document; padding is made of it, so that nothing attends to it.
         isolate_documents: give positions and documents.
+        marks: for each row the marks of its tokens, which say where documents begin and what is scored; None for a row
+            in which a document begins at each `end_id` and every token is scored.
     """
     row_BT = np.full((len(stretches), length + 1), end_id, dtype=np.int64)
     size_B = np.array([len(stretch) for stretch in stretches])
     for row, stretch in enumerate(stretches):
         row_BT[row, : len(stretch)] = stretch
     tokens_BT, targets_BT = row_BT[:, :-1].copy(), row_BT[:, 1:].copy()
+    begins_BT = tokens_BT == end_id
+    for row, mark_N in enumerate(marks or ()):
+        if mark_N is not None:
+            inputs = len(mark_N) - 1
+            begins_BT[row, :inputs] = mark_N[:-1] & BEGINS > 0
+            targets_BT[row, :inputs][mark_N[1:] & SCORED == 0] = NOT_SCORED
     valid_BT = None
     if size_B.min() <= length:
         valid = np.arange(length) < size_B[:, None] - 1
-        tokens_BT[~valid], targets_BT[~valid] = end_id, NOT_SCORED
+        tokens_BT[~valid], targets_BT[~valid], begins_BT[~valid] = end_id, NOT_SCORED, True
         valid_BT = torch.from_numpy(valid)
     positions_BT = document_BT = None
     if isolate_documents:
-        positions, document = _layout(tokens_BT == end_id)
+        positions, document = _layout(begins_BT)
         positions_BT, document_BT = torch.from_numpy(positions), torch.from_numpy(document)
     return Batch(torch.from_numpy(tokens_BT), torch.from_numpy(targets_BT), positions_BT, document_BT, valid_BT)
 

@@ -57,9 +57,11 @@ def compression_scores(corpus: Corpus) -> dict[str, Compression]:
     for domain in corpus.domains:
         started = time.perf_counter()
         primers = [domain] if "training" in table[domain] else [name for name in table if "training" in table[name]]
-        training = b"".join(piece for name in primers for piece in corpus.training_text(name, most_training))
+        training = b"".join(
+            piece for name in primers for piece in corpus.training_text(name, most_training, scored=True)
+        )
         training = training[-most_training:]
-        held_out = _first(corpus.validation_text(domain), most_held_out)
+        held_out = _first(corpus.validation_text(domain, scored=True), most_held_out)
         alone = compressed_size(held_out)
         primed = compressed_size(training + held_out) - compressed_size(training)
         scores[domain] = Compression(

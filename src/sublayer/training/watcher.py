@@ -24,8 +24,8 @@ class Watcher:
     ) -> None:
         self.close()
 
-    def preparing(self, stage: str, done: float) -> None:
-        """Data preparation: the stage, and how much of it is done (0 … 1)."""
+    def preparing(self, stage: str, done: float, bytes_per_second: float = 0.0) -> None:
+        """Data preparation: the stage, how much of it is done (0 … 1), and how fast; 0 where that says nothing."""
 
     def started(self, step: int, steps: int, note: str) -> None:
         """Training begins behind `step` of `steps`."""
@@ -54,13 +54,14 @@ class Bar(Watcher):
         self._loss = 0.0
         self._steps_seen = 0
 
-    def preparing(self, stage: str, done: float) -> None:
+    def preparing(self, stage: str, done: float, bytes_per_second: float = 0.0) -> None:
         if stage != self._stage:
             self._new_bar(TextColumn("{task.percentage:>3.0f}%"))
             assert self._bar is not None
             self._stage, self._task = stage, self._bar.add_task(stage, total=1.0, figures="")
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done)
+            rate = f"{bytes_per_second / 1e6:.1f} MB/s" if bytes_per_second else ""
+            self._bar.update(self._task, completed=done, figures=rate)
 
     def started(self, step: int, steps: int, note: str) -> None:
         self._new_bar(MofNCompleteColumn())
@@ -118,12 +119,17 @@ class Lines(Watcher):
         self._last = 0.0
         self._stage = ""
         self._steps = 0
-        self._began = (0, 0.0)
+        self._began = (0.0, 0.0)
 
-    def preparing(self, stage: str, done: float) -> None:
+    def preparing(self, stage: str, done: float, bytes_per_second: float = 0.0) -> None:
+        now = time.monotonic()
         if stage != self._stage:
-            self._stage = stage
+            self._stage, self._began, self._last = stage, (done, now), now
             self._print(f"{stage} …")
+        elif now - self._last >= self._every and 0 < done < 1:
+            self._last = now
+            rate = f"  {bytes_per_second / 1e6:.1f} MB/s" if bytes_per_second else ""
+            self._print(f"{stage} {done:.0%}{rate}  {self._left(done, 1.0)}")
 
     def started(self, step: int, steps: int, note: str) -> None:
         self._steps, self._began = steps, (step, time.monotonic())
@@ -133,11 +139,9 @@ class Lines(Watcher):
         now = time.monotonic()
         if now - self._last >= self._every or step == self._steps:
             self._last = now
-            first, began = self._began
-            left = (now - began) / max(1, step - first) * (self._steps - step)
             self._print(
                 f"step {step}/{self._steps}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  "
-                f"{int(left) // 60}:{int(left) % 60:02d} left"
+                f"{self._left(step, self._steps)}"
             )
 
     def evaluated(self, step: int, results: Mapping[str, Score]) -> None:
@@ -145,6 +149,12 @@ class Lines(Watcher):
 
     def noticed(self, note: str) -> None:
         self._print(note)
+
+    def _left(self, done: float, all_of_it: float) -> str:
+        """The time left, if it goes on as since the beginning."""
+        first, began = self._began
+        seconds = int((time.monotonic() - began) / max(1e-9, done - first) * (all_of_it - done))
+        return f"{seconds // 60}:{seconds % 60:02d} left"
 
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
