@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sublayer.api import train
+from sublayer.checkpoint import load_state, save_state
 from sublayer.errors import CheckpointError, ConfigError, SublayerError
 from sublayer.registry import Registry
 from sublayer.run_directory import claimed
@@ -68,6 +69,52 @@ def test_another_kind_of_part_is_refused(run: Path) -> None:
 def test_several_changes_are_counted(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^model.d_model is 32, .* was started with 16 \(1 more such\)"):
         train(out=run, resume=True, **{"model.d_model": 32, "training.seed": 2})
+
+
+def older(run: Path, **changes: Any) -> None:
+    """Makes the run's last state one of a version that knew fewer options (those of value None), and other ones."""
+    loaded = load_state(run / "checkpoints")
+    assert loaded is not None
+    tensors, metadata = loaded
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        here = metadata["config"]
+        for name in path:
+            here = here[int(name) if name.isdecimal() else name]
+        if value is None:
+            del here[last]
+        else:
+            here[last] = value
+    save_state(run / "checkpoints", metadata.pop("step"), tensors, metadata, keep=1)
+
+
+def test_options_that_came_later_have_their_defaults(run: Path) -> None:
+    gone = {
+        "training__init_from": None,
+        "training__compile": None,
+        "training__optimizer__weight_decay": None,
+        "model__tied_embeddings": None,
+        "model__attention__pattern": None,
+        "data__isolate_documents": None,
+        "data__sources__0__encoding": None,
+    }
+    older(run, **gone)
+    assert train(out=run, resume=True).config.training.steps == 6
+    loaded = load_state(run / "checkpoints")
+    assert loaded is not None
+    assert loaded[1]["config"]["training"]["init_from"] is None  # and from here on it has them
+
+
+def test_an_option_that_came_later_and_is_not_at_its_default_is_refused(run: Path) -> None:
+    older(run, training__clip_norm=None)
+    with pytest.raises(CheckpointError, match=r"^training.clip_norm is 2.0, but .* was started with 1.0"):
+        train(out=run, resume=True, **{"training.clip_norm": 2.0})
+
+
+def test_an_option_that_is_gone_is_a_difference(run: Path) -> None:
+    older(run, training__momentum=0.5)
+    with pytest.raises(CheckpointError, match=r"^training.momentum is None, but .* was started with 0.5"):
+        train(out=run, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Everything that training would have to know to go on as if it had never stopped."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sublayer.checkpoint import load_state, save_state
-from sublayer.errors import CheckpointError
+from sublayer.data import DataConfig
+from sublayer.errors import CheckpointError, ConfigError
+from sublayer.model import ModelConfig
+from sublayer.training.config import TrainingConfig
 from sublayer.training.optimizer import Optimizer
 
 FREE_KEYS = (
@@ -103,7 +107,7 @@ class Checkpoints:
         return Progress(**metadata["progress"])
 
     def _refuse_changes(self, metadata: Mapping[str, Any]) -> None:
-        changed = differences(metadata["config"], self.identity)
+        changed = differences(with_defaults(metadata["config"]), self.identity)
         if changed:
             key, before, now = changed[0]
             more = f" ({len(changed) - 1} more such)" if len(changed) > 1 else ""
@@ -117,6 +121,19 @@ class Checkpoints:
                 f"{metadata['data'][:12]}…, now {self.data[:12]}…); bring the old files back, or train into another "
                 "directory."
             )
+
+
+def with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with today's defaults for the options that came after it: a run of an older version goes on.
+
+    Args:
+        identity: the tree of a run's config.  What today's version cannot read in it stays as it is, and so differs.
+    """
+    filled = dict(identity)
+    for room, config in (("model", ModelConfig), ("data", DataConfig), ("training", TrainingConfig)):
+        with suppress(ConfigError):
+            filled[room] = config.parse(identity.get(room)).tree()
+    return filled
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
