@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sublayer.model import Layout, ModelConfig, Transformer
-from sublayer.model.attention.kernel import KERNELS, Attention
+from sublayer.model.attention.kernel import KERNELS, Attention, attend
 from sublayer.model.attention.pattern import Pattern, PatternConfig
+from sublayer.model.attention.pattern.base import Causal
 from sublayer.model.attention.score import OffsetBias, ScoreChange
 from sublayer.model.layout import Span
 from sublayer.registry import PartConfig
@@ -219,3 +220,24 @@ def test_a_model_in_which_a_query_sees_nothing_has_finite_gradients() -> None:
         loss = model(random_tokens(1, 3, 4), layout, targets=random_tokens(2, 3, 4)).loss
         assert loss.isfinite()
         assert all(gradient.isfinite().all() for gradient in gradients(model, loss).values())
+
+
+@pytest.mark.parametrize("kernel", ["auto", "sdpa", "dense"])
+@pytest.mark.parametrize("n_keys", [5, 700])
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 8])
+@pytest.mark.parametrize("change", [False, True])
+def test_a_decoding_step_in_bfloat16(kernel: str, n_keys: int, n_kv_heads: int, change: bool) -> None:
+    """One query over a cache, which has ways of its own on a CPU."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(8, 8, 1, 64, generator=generator).bfloat16()
+    k, v = (torch.randn(8, n_kv_heads, n_keys, 64, generator=generator).bfloat16() for _ in range(2))
+    keys = torch.arange(n_keys)[None]
+    held = keys < torch.randint(1, n_keys + 1, (8, 1), generator=generator)
+    span = Span(torch.full((8, 1), n_keys), keys.expand(8, -1), key_valid=held, whole=True)
+    bias = OffsetBias("test", lambda offsets: -0.01 * offsets[..., None, :, :].float()) if change else None
+    call = Attention(Causal(), span, 64**-0.5, bias)
+    with torch.no_grad():
+        expected = KERNELS["reference"](q, k, v, call).out_BHTK
+        actual = attend(q, k, v, call, kernel).out_BHTK  # type: ignore[arg-type]
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual, expected, rtol=2e-2, atol=2e-2)

@@ -27,12 +27,11 @@ class TokenEmbedding(nn.Module):
         return {"weight": Normal(self._std)}
 
 
-class OutputHead(nn.Module):
+class OutputHead(nn.Linear):
     """The matrix from the last hidden state to the logits, when it is not the token embedding itself."""
 
     def __init__(self, vocab_size: int, width: int, std: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(vocab_size, width))
+        super().__init__(width, vocab_size, bias=False)
         self._std = std
 
     def initial_values(self) -> Mapping[str, Rule]:

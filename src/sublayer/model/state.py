@@ -44,6 +44,7 @@ class Placement:
 
     Attributes:
         slots_BT: the slot of each new token; the capacity itself, a spare slot, for one that is not kept.
+        first: the first of them where they are the same in every row and stand one behind the other; else None.
         before: the memory is read before the new tokens are written, with these beside it (several tokens at once would
             overwrite, in a ring, what the first of them must still see).
         n_slots: how many slots are in view.
@@ -51,6 +52,7 @@ class Placement:
     """
 
     slots_BT: Tensor
+    first: int | None
     before: bool
     n_slots: int
     span: Span
@@ -192,7 +194,7 @@ class State:
             aligned=plain and self._before == 0,
             newest=plain and new.positions_BT.shape[1] == 1,
         )
-        return Placement(self._ordinals_BT, False, n_slots, span)
+        return Placement(self._ordinals_BT, self._before if plain else None, False, n_slots, span)
 
     def _placed(self, capacity: int) -> Placement:
         new = self._layout
@@ -232,7 +234,8 @@ class State:
             aligned=plain_prefill,
             newest=self._uniform and n_tokens == 1,
         )
-        return Placement(slots_BT, before, n_slots, span)
+        first = self._before % capacity if self._uniform and not before else None
+        return Placement(slots_BT, first, before, n_slots, span)
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows of the batch, in this order; a row may be named several times."""

@@ -1,6 +1,8 @@
 """What every sublayer is: (x, context, memory) → (y, report)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,13 @@ class Context:
 
 class Sublayer(nn.Module):
     """One box of the stack.  Shapes: B batch, T tokens, D d_model."""
+
+    joins: ClassVar[tuple[str, ...]] = ()
+    """Names of linear layers, all with a bias or none, that read the same input; packed for decoding, they are one
+    product."""
+
+    joined: Callable[[Tensor], Tensor] | None = None
+    """That product, when packed: the outputs one behind the other."""
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
         """The box's output [B, T, D], and what it tells beside it."""

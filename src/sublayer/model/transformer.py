@@ -3,9 +3,9 @@
 Shapes: B batch, T tokens, D d_model, V vocabulary.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self, cast
 
 import torch
 import torch.utils._pytree as pytree
@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from sublayer.errors import ConfigError
 from sublayer.model.block import Block
 from sublayer.model.config import ModelConfig
+from sublayer.model.dropout import dropout
 from sublayer.model.embedding import OutputHead, TokenEmbedding
 from sublayer.model.initialise import initialise
 from sublayer.model.layout import Layout, Span
 from sublayer.model.loss import cross_entropy
+from sublayer.model.packed import PackedLinear, pack, unpack
 from sublayer.model.position import Position
 from sublayer.model.precision import at_least_float32
 from sublayer.model.report import EMPTY, Report
@@ -56,6 +58,10 @@ class Transformer(nn.Module):
         config: every choice; `vocab_size` must be given.
         seed: of the initial values, each tensor drawn from (seed, its own name).
 
+    Attributes:
+        config: as given.
+        packed: whether matrices of it are packed; see `pack`.
+
     Raises:
         ConfigError: when `vocab_size` is left out.
     """
@@ -65,6 +71,7 @@ class Transformer(nn.Module):
         if config.vocab_size is None:
             raise ConfigError("vocab_size: is required to build a model; in a run it comes from the tokenizer.")
         self.config = config
+        self.packed = False
         self._limit = config.cache_exact().length
         shape, layers = config.shape, config.resolve()
         # The values that torch's constructors draw are replaced below; the caller's generator stays untouched.
@@ -126,6 +133,8 @@ class Transformer(nn.Module):
             raise ValueError(f"want: {sorted(wanted - WANTED)} cannot be returned; choose from {sorted(WANTED)}.")
         layout = layout or Layout()
         layout.check(tokens_BT)
+        if targets is not None and self.packed:
+            raise ValueError("targets: a packed model computes no loss; call unpack() first.")
         if targets is not None and targets.shape != tokens_BT.shape:
             raise ValueError(f"targets have shape {tuple(targets.shape)}, but the tokens {tuple(tokens_BT.shape)}.")
         if layout.positions_BT is None and self._limit is not None and tokens_BT.shape[1] > self._limit:
@@ -139,12 +148,13 @@ class Transformer(nn.Module):
 
         first = self.position(0)
         x_BTD = first.embed(self.embedding(tokens_BT), layout)
-        x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        context = Context(layout, Span.within(layout, plain), first, state, wanted - {"logits"})
+        x_BTD = dropout(x_BTD, self.config.dropout, self.training)
+        span, tell = Span.within(layout, plain), wanted - {"logits"}
+        contexts = [Context(layout, span, cast(Position, position), state, tell) for position in self.positions]
         report = EMPTY
         for number, block in enumerate(self.blocks):
-            at_layer = replace(context, position=self.position(number))
-            x_BTD, told = block(x_BTD, at_layer, None if state is None else state.layers[number])
+            context = contexts[self._position_of[number]]
+            x_BTD, told = block(x_BTD, context, None if state is None else state.layers[number])
             if told is not EMPTY:
                 report = report + told.under(f"layers.{number}")
         if logits_at is not None:
@@ -154,12 +164,39 @@ class Transformer(nn.Module):
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
 
-        weight_VD = self.embedding.weight if self.head is None else self.head.weight
-        logits = at_least_float32(F.linear(x_BTD, weight_VD)) if targets is None or "logits" in wanted else None
+        logits = at_least_float32(self._logits(x_BTD)) if targets is None or "logits" in wanted else None
         if targets is None:
             return Output(logits, report=report)
+        weight_VD = self.embedding.weight if self.head is None else self.head.weight
         losses = {"cross_entropy": cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets.flatten()), **report.losses}
         return Output(logits, torch.stack(list(losses.values())).sum(), losses, report)
+
+    def _logits(self, x_BTD: Tensor) -> Tensor:
+        logits: Tensor = F.linear(x_BTD, self.embedding.weight) if self.head is None else self.head(x_BTD)
+        return logits
+
+    def pack(self) -> Self:
+        """Lay the matrices out anew for decoding on a CPU, in place; the model computes the same, faster.
+
+        A packed model still has every weight, once, and can be saved; to train it or to move it, call `unpack`.  Where
+        no matrix gains by it, as on a GPU, nothing happens.  Tied embeddings stay as they are, since both of their uses
+        read them.
+        """
+        pack(self)
+        self.packed = any(isinstance(module, PackedLinear) for module in self.modules())
+        return self
+
+    def unpack(self) -> Self:
+        """Undo `pack`: the same parameters, with the values that they had."""
+        unpack(self)
+        self.packed = False
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # What `to`, `cuda` and `bfloat16` come down to; refused here, before a part of the model has moved.
+        if self.packed:
+            raise ValueError("a packed model stays on the CPU and in its dtype; call unpack() first.")
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def init_state(
         self,
@@ -204,6 +241,8 @@ class Transformer(nn.Module):
     def n_parameters(self, embeddings: bool = True) -> int:
         """How many numbers are trained; without `embeddings`, less the token embedding (and output matrix)."""
         total = sum(parameter.numel() for parameter in self.parameters())
+        total += sum(module.n_parameters for module in self.modules() if isinstance(module, PackedLinear))
         if embeddings:
             return total
-        return total - self.embedding.weight.numel() - (0 if self.head is None else self.head.weight.numel())
+        embedding = self.embedding.weight
+        return total - embedding.numel() - (0 if self.head is None else embedding.shape[0] * self.config.d_model)

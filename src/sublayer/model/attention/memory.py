@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sublayer.model.attention.pattern.base import Reach
 from sublayer.model.layout import Span
-from sublayer.model.state import Memory, State
+from sublayer.model.state import Memory, Placement, State
 
 
 class KeyValueMemory(Memory):
@@ -46,18 +46,22 @@ class KeyValueMemory(Memory):
         place = state.placement(self.capacity, self.ring)
         k_BGTK, v_BGTK = k_BGTK.to(self.k_BGCK.dtype), v_BGTK.to(self.v_BGCK.dtype)
         if place.span.aligned:
-            self._write(k_BGTK, v_BGTK, place.slots_BT)
+            self._write(k_BGTK, v_BGTK, place)
             return k_BGTK, v_BGTK, place.span
         if place.before:
             k = torch.cat([self.k_BGCK[:, :, : place.n_slots], k_BGTK], dim=2)
             v = torch.cat([self.v_BGCK[:, :, : place.n_slots], v_BGTK], dim=2)
-            self._write(k_BGTK, v_BGTK, place.slots_BT)
+            self._write(k_BGTK, v_BGTK, place)
             return k, v, place.span
-        self._write(k_BGTK, v_BGTK, place.slots_BT)
+        self._write(k_BGTK, v_BGTK, place)
         return self.k_BGCK[:, :, : place.n_slots], self.v_BGCK[:, :, : place.n_slots], place.span
 
-    def _write(self, k_BGTK: Tensor, v_BGTK: Tensor, slots_BT: Tensor) -> None:
-        index = slots_BT[:, None, :, None].expand_as(k_BGTK)
+    def _write(self, k_BGTK: Tensor, v_BGTK: Tensor, place: Placement) -> None:
+        if place.first is not None:
+            slots = slice(place.first, place.first + k_BGTK.shape[2])
+            self.k_BGCK[:, :, slots], self.v_BGCK[:, :, slots] = k_BGTK, v_BGTK
+            return
+        index = place.slots_BT[:, None, :, None].expand_as(k_BGTK)
         self.k_BGCK.scatter_(2, index, k_BGTK)
         self.v_BGCK.scatter_(2, index, v_BGTK)
 

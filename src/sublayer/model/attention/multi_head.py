@@ -80,6 +80,8 @@ class MultiHeadConfig(AttentionConfig):
 class MultiHead(Sublayer):
     """Concat(head_1 … head_H) W_O, with head_h = Attention(x W_Q^h, x W_K^g, x W_V^g) and g = h // (H / G)."""
 
+    joins: ClassVar[tuple[str, ...]] = ("query", "key", "value")
+
     def __init__(self, config: MultiHeadConfig, shape: StackShape) -> None:
         super().__init__()
         assert config.n_heads is not None and config.n_kv_heads is not None and config.d_head is not None
@@ -94,9 +96,11 @@ class MultiHead(Sublayer):
         self._output_std = shape.output_std(self.n_heads * self.d_head)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        q_BHTK = self._heads(self.query(x_BTD))
-        k_BGTK = self._heads(self.key(x_BTD))
-        v_BGTK = self._heads(self.value(x_BTD))
+        if self.joined is None:
+            q_BHTK, k_BGTK, v_BGTK = (self._heads(layer(x_BTD)) for layer in (self.query, self.key, self.value))
+        else:
+            numbers = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
+            q_BHTK, k_BGTK, v_BGTK = torch.split(self._heads(self.joined(x_BTD)), numbers, dim=1)
         q_BHTK, k_BGTK = context.position.rotate(q_BHTK, k_BGTK, context.layout)
         if isinstance(memory, KeyValueMemory):
             assert context.state is not None

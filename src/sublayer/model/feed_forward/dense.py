@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sublayer.config import Count, Flag, Probability
+from sublayer.model.dropout import dropout
 from sublayer.model.feed_forward.base import ACTIVATIONS, Activation, FeedForwardConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.part import Split, StackShape
@@ -59,7 +59,7 @@ class Dense(Sublayer):
         self._output_std = shape.output_std(config.d_ff)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        hidden_BTF = F.dropout(self.activation(self.up(x_BTD)), self.dropout, self.training)
+        hidden_BTF = dropout(self.activation(self.up(x_BTD)), self.dropout, self.training)
         return self.down(hidden_BTF), EMPTY
 
     def initial_values(self) -> Mapping[str, Rule]:

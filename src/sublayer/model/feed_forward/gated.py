@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sublayer.config import Count, Flag, Probability
+from sublayer.model.dropout import dropout
 from sublayer.model.feed_forward.base import ACTIVATIONS, Activation, FeedForwardConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.part import Split, StackShape
@@ -52,6 +52,8 @@ class GatedConfig(FeedForwardConfig):
 class Gated(Sublayer):
     """(act(x W_gate) ⊙ x W_up) W_down."""
 
+    joins: ClassVar[tuple[str, ...]] = ("gate", "up")
+
     def __init__(self, config: GatedConfig, shape: StackShape) -> None:
         super().__init__()
         assert config.d_ff is not None
@@ -64,8 +66,12 @@ class Gated(Sublayer):
         self._output_std = shape.output_std(config.d_ff)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        hidden_BTF = self.activation(self.gate(x_BTD)) * self.up(x_BTD)
-        return self.down(F.dropout(hidden_BTF, self.dropout, self.training)), EMPTY
+        if self.joined is None:
+            gate_BTF, up_BTF = self.gate(x_BTD), self.up(x_BTD)
+        else:
+            gate_BTF, up_BTF = self.joined(x_BTD).chunk(2, dim=-1)
+        hidden_BTF = self.activation(gate_BTF) * up_BTF
+        return self.down(dropout(hidden_BTF, self.dropout, self.training)), EMPTY
 
     def initial_values(self) -> Mapping[str, Rule]:
         rules: dict[str, Rule] = {"gate.weight": Normal(self._std), "up.weight": Normal(self._std)}

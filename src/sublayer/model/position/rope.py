@@ -58,24 +58,32 @@ class Rope(Position):
 
     def rotate(self, q_BHTK: Tensor, k_BHTK: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         cos, sin = layout.once(self._name, lambda: self._angles(layout))
+        if q_BHTK.shape[2] == 1:  # a decoding step, where the number of operations counts and not their size
+            turned = self._turn(torch.cat([q_BHTK, k_BHTK], dim=1), cos, sin)
+            return turned[:, : q_BHTK.shape[1]], turned[:, q_BHTK.shape[1] :]
         return self._turn(q_BHTK, cos, sin), self._turn(k_BHTK, cos, sin)
 
     def _angles(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        """cos and sin, each [1 or B, 1, T, width/2]."""
+        """What each feature is multiplied with, and what its partner in the pair, each [1 or B, 1, T, width].
+
+        The first of a pair becomes first·cos − second·sin, and the second second·cos + first·sin.
+        """
         assert layout.positions_BT is not None
         even = torch.arange(0, self.width, 2, device=layout.positions_BT.device)
         # In float32 throughout: bfloat16 would hold 897 distinct values for the positions 0 … 8191.
         frequencies = self.config.theta ** (-even.float() / self.width)
         angles = layout.positions_BT[:, None, :, None].float() * frequencies
-        return angles.cos(), angles.sin()
+        cos, sin = angles.cos(), angles.sin()
+        if self.config.layout == "half":
+            return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+        return cos.repeat_interleave(2, dim=-1), torch.stack([-sin, sin], dim=-1).flatten(-2)
 
     def _turn(self, x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        rotated, rest = at_least_float32(x_BHTK[..., : self.width]), x_BHTK[..., self.width :]
+        whole = self.width == x_BHTK.shape[-1]
+        rotated = at_least_float32(x_BHTK if whole else x_BHTK[..., : self.width])
         if self.config.layout == "half":
-            first, second = rotated.chunk(2, dim=-1)
-            turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+            partner = rotated.roll(self.width // 2, dims=-1)
         else:
-            first, second = rotated[..., 0::2], rotated[..., 1::2]
-            turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
-        turned = turned.to(x_BHTK.dtype)
-        return turned if self.width == x_BHTK.shape[-1] else torch.cat([turned, rest], dim=-1)
+            partner = rotated.view(*rotated.shape[:-1], -1, 2).flip(-1).flatten(-2)
+        turned = (rotated * cos + partner * sin).to(x_BHTK.dtype)
+        return turned if whole else torch.cat([turned, x_BHTK[..., self.width :]], dim=-1)

@@ -3,8 +3,8 @@
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sublayer.model.dropout import dropout
 from sublayer.model.norm import NormConfig
 from sublayer.model.part import StackShape
 from sublayer.model.report import Report
@@ -34,5 +34,5 @@ class PostNorm(Residual):
 
     def around(self, i: int, box: Box, stream: Tensor) -> tuple[Tensor, Report]:
         y_BTD, report = box(as_input(stream))
-        normalised: Tensor = self.norms[i](stream + F.dropout(y_BTD, self.dropout, self.training))
+        normalised: Tensor = self.norms[i](stream + dropout(y_BTD, self.dropout, self.training))
         return normalised, report

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from sublayer.model.attention.pattern.base import Pattern
@@ -37,6 +38,12 @@ class Attended:
 
     out_BHTK: Tensor
     weights_BHTS: Tensor | None = None
+
+
+def is_cpu_step(q_BHTK: Tensor) -> bool:
+    """Whether this is the single query of a decoding step on a CPU, in bfloat16."""
+    alone = q_BHTK.shape[2] == 1 and not q_BHTK.requires_grad
+    return alone and q_BHTK.dtype == torch.bfloat16 and q_BHTK.device.type == "cpu"
 
 
 class Kernel(Protocol):

@@ -5,24 +5,30 @@ Shapes: B batch, H heads, G key/value heads, T queries, S keys, K head width.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from sublayer.model.attention.kernel.base import Attended, Attention
-from sublayer.model.precision import at_least_float32
+from sublayer.model.attention.kernel.base import Attended, Attention, is_cpu_step
+from sublayer.model.dropout import dropout
+from sublayer.model.precision import at_least_float32, without_autocast
 
 LONGEST = 512 * 512
 """Query-key pairs by row up to which this is the faster kernel on a CPU in bfloat16 (benchmarks/attention.py)."""
+
+STEP = 1 << 21
+"""Numbers in the keys of all query heads from which on it is the faster one for a decoding step (the same script)."""
 
 
 class Dense:
     """Attention with its scores as one tensor.
 
     PyTorch's fused kernel for CPUs is slow in bfloat16: for short sequences, forward and backward together take it
-    about one and a half times as long as the plain products (benchmarks/attention.py).
+    about one and a half times as long as the plain products, and for one query over a long cache three times
+    (benchmarks/attention.py).
     """
 
     name = "dense"
-    strength = "in bfloat16 on a CPU faster than the fused kernel, for short sequences"
+    strength = (
+        "in bfloat16 on a CPU faster than the fused kernel, for training on short sequences and decoding long ones"
+    )
 
     def refuses(self, call: Attention) -> str | None:
         return "it does not return attention weights" if call.want_weights else None
@@ -33,7 +39,8 @@ class Dense:
         if q_BHTK.dtype != torch.bfloat16:
             return f"the fused kernel is faster in {str(q_BHTK.dtype).removeprefix('torch.')}"
         if not q_BHTK.requires_grad:
-            return "the fused kernel is faster without gradients"
+            many = is_cpu_step(q_BHTK) and q_BHTK.numel() * call.span.key_positions.shape[1] > STEP
+            return None if many else "the fused kernel is faster without gradients"
         if call.span.query_positions.shape[1] * call.span.key_positions.shape[1] > LONGEST:
             return "the fused kernel is faster for a sequence so long"
         if call.score_change is not None:
@@ -45,17 +52,22 @@ class Dense:
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
         batch, n_heads, n_queries, width = q_BHTK.shape
         n_kv_heads = k_BGSK.shape[1]
-        with torch.autocast(q_BHTK.device.type, enabled=False):
+        with without_autocast(q_BHTK):
             # Query heads that share a key/value head stand below one another: one product serves them all.
             q = (q_BHTK * call.scale).reshape(batch, n_kv_heads, -1, width)
-            scores_BHTS = (q @ k_BGSK.to(q.dtype).transpose(-1, -2)).view(batch, n_heads, n_queries, -1)
+            k = k_BGSK.to(q.dtype)
+            if is_cpu_step(q_BHTK):  # the keys of a decoding step are read faster as the first factor
+                scores = (k @ q.transpose(-1, -2)).transpose(-1, -2).contiguous()
+            else:
+                scores = q @ k.transpose(-1, -2)
+            scores_BHTS = scores.view(batch, n_heads, n_queries, -1)
             if call.score_change is not None:
                 # In float32, as the distances in it are; the softmax of the sum then is as well.
                 scores_BHTS = at_least_float32(scores_BHTS) + call.score_change.dense(call.span)
             hidden = _hidden(call, scores_BHTS.dtype)
             if hidden is not None:
                 scores_BHTS = scores_BHTS.add_(hidden)
-            weights = F.dropout(scores_BHTS.softmax(-1).to(q.dtype), call.dropout)
+            weights = dropout(scores_BHTS.softmax(-1).to(q.dtype), call.dropout, training=True)
             out = (weights.view(batch, n_kv_heads, -1, weights.shape[-1]) @ v_BGSK.to(q.dtype)).view(q_BHTK.shape)
             seeing = _seeing(call)
         return Attended(out if seeing is None else out * seeing)

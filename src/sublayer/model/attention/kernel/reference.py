@@ -5,10 +5,10 @@ Shapes: B batch, H heads, G key/value heads, T queries, S keys, K head width.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sublayer.model.attention.kernel.base import Attended, Attention
-from sublayer.model.precision import at_least_float32
+from sublayer.model.dropout import dropout
+from sublayer.model.precision import at_least_float32, without_autocast
 
 
 class Reference:
@@ -24,7 +24,7 @@ class Reference:
         return None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
-        with torch.autocast(q_BHTK.device.type, enabled=False):
+        with without_autocast(q_BHTK):
             q, k, v = (at_least_float32(x) for x in (q_BHTK, k_BGSK, v_BGSK))
             groups = q.shape[1] // k.shape[1]
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -41,5 +41,5 @@ class Reference:
                 weights = exponentials / torch.where(total > 0, total, 1)
             else:
                 weights = scores.softmax(-1)
-            out = F.dropout(weights, call.dropout) @ v
+            out = dropout(weights, call.dropout, training=True) @ v
         return Attended(out.to(q_BHTK.dtype), weights if call.want_weights else None)

@@ -1,0 +1,136 @@
+"""Matrices laid out for a processor's caches: for decoding on a CPU, where reading the weights is most of the work.
+
+A decoding step multiplies every matrix with a few rows, so its time is that of reading the matrix from memory.  As it
+is trained, a matrix is read by PyTorch's product at half the speed that memory allows; in oneDNN's blocked layout,
+nearly as fast as memory is.  Matrices that read the same input are joined to one besides.  (benchmarks/decoding.py)
+
+Shapes: I inputs, O outputs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sublayer.model.sublayer import Sublayer
+
+ROWS = 8
+"""The number of rows that the layout is chosen for; one suits all that were tried, from 1 to 512."""
+
+LARGE = 1 << 23
+"""Weights from which on a product with a single row is done with four alike: it reads such a matrix faster, while for a
+smaller one that takes longer than it saves."""
+
+
+class PackedMatrix:
+    """The weights of linear layers with the same input, one below the other in oneDNN's layout.
+
+    Args:
+        linears: the layers; they lend their weights, and are empty until those are given back.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self.in_features = linears[0].in_features
+        self.sizes = [linear.out_features for linear in linears]
+        self.dtype = linears[0].weight.dtype
+        weights = [linear.weight.detach() for linear in linears]
+        self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), ROWS)
+        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+        self._bias_O = torch.cat(biases) if biases else None
+        self._large = sum(weight.numel() for weight in weights) >= LARGE
+        del weights
+        for linear in linears:
+            linear.weight.data = linear.weight.data.new_empty(0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x Wᵀ + b, [..., O]."""
+        if x.dtype != self.dtype:
+            x = x.to(self.dtype)
+        if self._large and x.numel() == self.in_features:
+            return self._product(x.reshape(1, -1).expand(4, -1))[0].view(*x.shape[:-1], -1)
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._packed_OI, self._bias_O, "none", [], "")
+        return y
+
+    def weight(self, number: int) -> Tensor:
+        """The weight [O, I] of layer `number`, exactly as it was."""
+        begin = sum(self.sizes[:number])
+        weight_OI: Tensor = self._packed_OI.to_dense()[begin : begin + self.sizes[number]]
+        return weight_OI.clone()
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight stands in a packed matrix.
+
+    Args:
+        linear: the layer, empty meanwhile.
+        matrix: holds its weight.
+        number: which of the matrix's layers it is.
+    """
+
+    def __init__(self, linear: nn.Linear, matrix: PackedMatrix, number: int) -> None:
+        super().__init__()
+        self._linear = (linear,)  # in a tuple, so that it is no submodule
+        self._matrix, self._number = matrix, number
+        self.n_parameters = linear.in_features * linear.out_features
+        self.n_parameters += 0 if linear.bias is None else linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._matrix(x)
+        return y if len(self._matrix.sizes) == 1 else torch.split(y, self._matrix.sizes, dim=-1)[self._number]
+
+    def unpacked(self) -> nn.Linear:
+        """The layer it was made from, with the very weight that it had."""
+        (linear,) = self._linear
+        linear.weight.data = self._matrix.weight(self._number)
+        return linear
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        (linear,) = self._linear
+        destination[f"{prefix}weight"] = self._matrix.weight(self._number)
+        if linear.bias is not None:
+            destination[f"{prefix}bias"] = linear.bias.detach()
+
+
+def pack(model: nn.Module) -> None:
+    """Pack every linear layer that is faster so.  The weights are held once, not twice."""
+    for parent in list(model.modules()):
+        together: tuple[str, ...] = parent.joins if isinstance(parent, Sublayer) else ()
+        if together and all(packable(getattr(parent, name)) for name in together):
+            assert isinstance(parent, Sublayer)
+            parent.joined = _packed(parent, together)
+        for name, child in parent.named_children():
+            if packable(child):
+                _packed(parent, (name,))
+
+
+def unpack(model: nn.Module) -> None:
+    """Undo `pack`: the same layers and parameters, with the values that they had."""
+    for parent in list(model.modules()):
+        if isinstance(parent, Sublayer):
+            parent.joined = None
+        for name, child in parent.named_children():
+            if isinstance(child, PackedLinear):
+                setattr(parent, name, child.unpacked())
+
+
+def packable(linear: nn.Module) -> bool:
+    """Whether packing a layer makes it faster here: on a CPU, with oneDNN, in float32 or bfloat16."""
+    if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
+        return False
+    weight = linear.weight
+    if weight.device.type != "cpu" or weight.numel() == 0 or not torch._C._has_mkldnn:
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
+
+
+def _packed(parent: nn.Module, names: tuple[str, ...]) -> PackedMatrix:
+    linears = [getattr(parent, name) for name in names]
+    matrix = PackedMatrix(linears)
+    for number, (name, linear) in enumerate(zip(names, linears, strict=True)):
+        setattr(parent, name, PackedLinear(linear, matrix, number))
+    return matrix

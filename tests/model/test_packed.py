@@ -1,0 +1,80 @@
+"""Packed matrices: what they refuse, what they hold, and which layers they are for."""
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sublayer.checkpoint import load_model, save_model
+from sublayer.data.tokenizer import BytesConfig
+from sublayer.model import ModelConfig, Transformer
+from sublayer.model.packed import LARGE, PackedMatrix, pack, packable, unpack
+
+
+def model(**values: object) -> Transformer:
+    return Transformer(
+        ModelConfig.parse({"vocab_size": 300, "d_model": 64, "n_layers": 2, "attention": {"n_heads": 4}} | values)
+    )
+
+
+def test_a_packed_model_computes_no_loss_and_stays_where_it_is() -> None:
+    packed = model().pack()
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="a packed model computes no loss"):
+        packed(tokens, targets=tokens)
+    with pytest.raises(ValueError, match="stays on the CPU and in its dtype"):
+        packed.to(torch.bfloat16)
+    assert packed.unpack()(tokens, targets=tokens).loss is not None
+
+
+def test_projections_of_the_same_input_are_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    product = PackedMatrix._product
+    monkeypatch.setattr(PackedMatrix, "_product", lambda self, x: calls.append(self.sizes) or product(self, x))
+    model(n_layers=1, tied_embeddings=False, attention={"n_heads": 4, "n_kv_heads": 2}).pack()(torch.zeros(1, 1).long())
+    assert calls == [[64, 32, 32], [64], [192, 192], [64], [300]]
+
+
+def test_weights_are_held_once() -> None:
+    linear = nn.Linear(512, 1024, bias=False)
+    kept = linear.weight.detach().clone()
+    parent = nn.Sequential(linear)
+    pack(parent)
+    gc.collect()
+    assert linear.weight.numel() == 0
+    unpack(parent)
+    assert parent[0] is linear
+    assert torch.equal(linear.weight, kept)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_large_matrix_with_few_rows(rows: int, bias: bool) -> None:
+    linear = nn.Linear(64, LARGE // 64, bias=bias)
+    x = torch.randn(rows, 1, 64)
+    with torch.no_grad():
+        expected = linear(x)
+        torch.testing.assert_close(PackedMatrix([linear])(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_gains_is_packed() -> None:
+    class Own(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1
+
+    assert packable(nn.Linear(4, 4))
+    assert not packable(Own(4, 4))
+    assert not packable(nn.Linear(4, 4, dtype=torch.float64))
+    assert not packable(nn.Linear(4, 4, device="meta"))
+    assert not packable(nn.LayerNorm(4))
+
+
+def test_a_packed_model_can_be_saved(tmp_path: Path) -> None:
+    tokenizer = BytesConfig().build(lambda: iter(()))
+    original = model(vocab_size=tokenizer.vocab_size)
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    save_model(tmp_path / "m", original.pack(), tokenizer)
+    loaded, _ = load_model(tmp_path / "m")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
