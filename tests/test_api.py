@@ -38,6 +38,10 @@ def test_the_whole_way(notes: Path, tmp_path: Path) -> None:
     assert first == again
     assert first.prompt == "in the "
     assert len(sl.generate(model, tokenizer, ["a", "bcd"], max_tokens=2)) == 2
+    assert sl.generate(model.pack(), tokenizer, "in the ", max_tokens=8, temperature=0).text
+    half, _ = sl.load(tmp_path / "run", dtype="bfloat16")
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    assert sl.generate(half.pack(), tokenizer, ["in the ", "of"], max_tokens=8, temperature=0)[1].text
 
 
 def test_the_best_weights_are_a_model_directory_too(notes: Path, tmp_path: Path) -> None:

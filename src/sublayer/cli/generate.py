@@ -38,6 +38,9 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws.", show_default="a new one each time")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: auto, float32 or bfloat16; auto is bfloat16 where that is fast.")
+    ] = "auto",
     plugin: Annotated[list[Path] | None, typer.Option(help="A Python file that registers parts of your own.")] = None,
 ) -> None:
     """Let a trained model go on from a prompt, or answer a question.
@@ -54,10 +57,11 @@ def generate(
     from sublayer.errors import ConfigError
     from sublayer.generation import generation_config
     from sublayer.registry import load_plugin
-    from sublayer.training.device import DeviceName, choose_device
+    from sublayer.training.device import DeviceName, DtypeName, choose_device
 
-    if device not in get_args(DeviceName):
-        raise ConfigError(f"--device: there is no '{device}'; {suggest(device, list(get_args(DeviceName)))}.")
+    for option, value, known in (("device", device, DeviceName), ("dtype", dtype, DtypeName)):
+        if value not in get_args(known):
+            raise ConfigError(f"--{option}: there is no '{value}'; {suggest(value, list(get_args(known)))}.")
     if (chat is None) == (not prompts):
         raise ConfigError(
             "PROMPT: give either a text to go on from or, with --chat, a question; see sublayer generate --help."
@@ -76,7 +80,8 @@ def generate(
     }
     for path in plugin or []:
         load_plugin(path)
-    model, tokenizer = load(directory, choose_device(device))  # type: ignore[arg-type]
+    model, tokenizer = load(directory, choose_device(device), dtype)  # type: ignore[arg-type]
+    model.pack()
     config = generation_config(directory, **{name: value for name, value in given.items() if value is not None})
     console = Console(soft_wrap=True, highlight=False, markup=False)
 
