@@ -246,7 +246,7 @@ def test_generate_with_wrong_options(run: Path, here: Path, fails: Fails) -> Non
     assert "--device: there is no 'gpu'; did you mean 'cpu'? choose from: auto, cpu, cuda, mps" in fails(
         "generate", "run", "the ", "--device", "gpu"
     )
-    assert "--dtype: there is no 'bf16'; choose from: auto, float32, bfloat16" in fails(
+    assert "--dtype: there is no 'bf16'; did you mean 'bfloat16'? choose from: auto, float32, bfloat16" in fails(
         "generate", "run", "the ", "--dtype", "bf16"
     )
     assert "top_p" in fails("generate", "run", "the ", "--top-p", "1.5")
