@@ -1,5 +1,6 @@
 """Every command and every piece of Python in the README and the docs runs, made small."""
 
+import json
 import re
 import shlex
 import shutil
@@ -8,13 +9,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
+import zstandard
 
 from sublayer.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/quickstart.md", "docs/configuration.md", "docs/parts.md", "docs/architecture.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/configuration.md",
+    "docs/data.md",
+    "docs/parts.md",
+    "docs/architecture.md",
+)
 
 SMALL = {
     "training.steps": "4",
@@ -60,7 +71,25 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "docs/examples/my_part.py", tmp_path)
     (tmp_path / "my.yaml").write_text(small_config())
     main_ok(["train", "my.yaml", "--out", "runs/first"])
+    own_data(tmp_path)
+    main_ok(["train", "instruct.yaml", "--out", "runs/chat"])
     return tmp_path
+
+
+def own_data(folder: Path) -> None:
+    """The data that docs/data.md supposes, and its configs, made small."""
+    rows = [{"text": f"{number} {NOTES[:200]}"} for number in range(20)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "web.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines.encode()))
+    (folder / "validation.jsonl").write_text(lines)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "books.parquet")
+    shutil.copy(ROOT / "docs/examples/chat.jsonl", folder)
+    for name in ("mix.yaml", "instruct.yaml"):
+        values = yaml.safe_load((ROOT / "docs/examples" / name).read_text(encoding="utf-8"))
+        values["training"] |= {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "evaluate_every": 2}
+        if "model" in values:
+            values["model"] |= {"d_model": 16}
+        (folder / name).write_text(yaml.safe_dump(values))
 
 
 def small_config() -> str:

@@ -1,12 +1,14 @@
 """What `sublayer train` shows at the end: figures beside baselines, samples, and what to type next."""
 
 import shlex
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sublayer.api import Run, generate
+from sublayer.data.sources import ChatConfig
 
 PROMPTS = {"code": "def read_lines(", "prose": "Return the "}
 """The beginning of a sample by domain; any other domain begins with its own held-out text."""
@@ -19,8 +21,10 @@ def show_summary(run: Run, console: Console) -> None:
     for sentence in _verdicts(run):
         console.print(sentence, highlight=False, markup=False)
     for domain in sorted(run.held_out)[:2]:
-        prompt = PROMPTS.get(domain) or _beginning(run, domain)
-        completion = generate(run.model, run.tokenizer, prompt, max_tokens=80, temperature=0.7, seed=0)
+        question = _question(run, domain)
+        prompt = question[-1]["content"] + "\n" if question else PROMPTS.get(domain) or _beginning(run, domain)
+        drawn: dict[str, Any] = {"max_tokens": 80, "temperature": 0.7, "seed": 0}
+        completion = generate(run.model, run.tokenizer, question or prompt, **drawn)
         console.print()
         console.rule(Text(f"a sample of {domain}", style="dim"), align="left", style="dim")
         console.print(prompt, end="", style="bold", markup=False, highlight=False, soft_wrap=True)
@@ -28,10 +32,12 @@ def show_summary(run: Run, console: Console) -> None:
     console.print()
     console.rule(Text("next", style="dim"), align="left", style="dim")
     where = shlex.quote(str(run.directory))
-    prompt = shlex.quote(PROMPTS.get(sorted(run.held_out)[0], "Once"))
+    first = sorted(run.held_out)[0]
+    question = _question(run, first)
+    prompt = shlex.quote(question[-1]["content"] if question else PROMPTS.get(first, "Once"))
     more = 2 * run.config.training.steps
     for command in (
-        f"sublayer generate {where} {prompt}",
+        f"sublayer generate {where} {'--chat ' if question else ''}{prompt}",
         f"sublayer train --resume --out {where} training.steps={more}",
         f"sublayer train {where}/config.yaml model.position=alibi --out {where}-alibi",
         f"tensorboard --logdir {where}/tensorboard",
@@ -90,6 +96,13 @@ def _verdicts(run: Run) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _question(run: Run, domain: str) -> list[dict[str, str]]:
+    """A question that the domain's conversations begin with; nothing where it holds no conversations."""
+    data = run.config.data
+    chats = [source for source in (*data.validation, *data.sources) if isinstance(source, ChatConfig)]
+    return next((source.first_question() for source in chats if source.domain_name() == domain), [])
 
 
 def _beginning(run: Run, domain: str) -> str:

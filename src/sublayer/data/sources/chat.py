@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import takewhile
 from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr
@@ -11,8 +13,8 @@ from sublayer.data.document import Document
 from sublayer.data.skipped import Skipped
 from sublayer.data.sources.base import SOURCES
 from sublayer.data.sources.damage import Damage
-from sublayer.data.sources.files import given
-from sublayer.data.sources.json_lines import JsonLinesConfig, checked_text, digest, text_of
+from sublayer.data.sources.files import given, lines
+from sublayer.data.sources.json_lines import JsonLinesConfig, checked_text, digest, parsed, text_of
 from sublayer.data.tokenizer import BpeConfig, TokenizerConfig
 from sublayer.errors import DataError
 
@@ -62,6 +64,17 @@ class ChatConfig(JsonLinesConfig):
         self._renderer = self._template()
         return super().documents(skipped)
 
+    def first_question(self) -> list[dict[str, str]]:
+        """What stands before the first answer of the first conversation that can be read, as messages; or nothing."""
+        for _, path in self._files():
+            for _, line in lines(path, self.longest_line, lambda number, damage: None):
+                with suppress(Damage, Unrenderable):
+                    messages = _messages(parsed(line), self.format)
+                    asked = list(takewhile(lambda message: message.role != ANSWERS, messages))
+                    if asked:
+                        return [{"role": message.role, "content": message.content} for message in asked]
+        return []
+
     def fingerprint(self) -> str:
         template = self._template()
         return hashlib.sha256(f"{template.source}\0{template.end}\0{super().fingerprint()}".encode()).hexdigest()
@@ -75,8 +88,7 @@ class ChatConfig(JsonLinesConfig):
             raise Damage(str(problem)) from None
         for message in messages:
             checked_text(message.content, "")
-        before = [message.role for message in messages].index(ANSWERS)
-        asked = messages[:before] or messages
+        asked = list(takewhile(lambda message: message.role != ANSWERS, messages)) or messages
         return Document(key, domain, segments=segments, held_out_key=digest(*(message.content for message in asked)))
 
     def _template(self) -> ChatTemplate:

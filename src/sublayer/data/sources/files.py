@@ -75,7 +75,7 @@ class FilesConfig(SourceConfig):
         return checked_domain(domain)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{self._domain()}\0".encode())
+        digest = hashlib.sha256(f"{self.domain_name()}\0".encode())
         for name, path in self._files():
             with opened(path) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -99,7 +99,8 @@ class FilesConfig(SourceConfig):
     def _takes(self, path: Path) -> bool:
         """Whether a file of a folder or a glob is one of this source's."""
 
-    def _domain(self) -> str:
+    def domain_name(self) -> str:
+        """The domain of all its documents."""
         if self.domain is not None:
             return self.domain
         path = given(self.path)

@@ -27,7 +27,7 @@ class JsonLinesConfig(FilesConfig):
     """Bytes; a longer line counts as damaged, and is never in memory as a whole."""
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
-        domain = self._domain()
+        domain = self.domain_name()
         empty = True
         for name, path in self._files():
 

@@ -37,7 +37,7 @@ class ParquetConfig(FilesConfig):
     """The column that holds the text; `meta.body` for a field of a structure."""
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
-        domain = self._domain()
+        domain = self.domain_name()
         empty = True
         for name, path in self._files():
             number = 0

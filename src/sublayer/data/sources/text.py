@@ -44,7 +44,7 @@ class TextConfig(FilesConfig):
         return encoding
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
-        domain = self._domain()
+        domain = self.domain_name()
         empty = True
         for name, path in self._files():
             try:
