@@ -24,6 +24,7 @@ def test_the_whole_way(notes: Path, tmp_path: Path) -> None:
     assert run.config.model.vocab_size == 257
     assert run.held_out.keys() == run.baselines.keys() == {"notes"}
     assert run.directory == tmp_path / "run"
+    assert {"data", "forward", "backward", "update", "evaluation", "saving", "figures"} == set(run.seconds)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["held_out"]["notes"]["loss"] == run.held_out["notes"].loss
     assert summary["baselines"]["notes"]["bigram"]["loss"] == run.baselines["notes"].bigram.loss

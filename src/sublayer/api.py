@@ -41,7 +41,7 @@ class Run:
         held_out: its loss on all held-out text, by domain.
         best_step: where its held-out loss was lowest; `best/` in the directory holds those weights.
         baselines: what a bigram model and lzma make of the same text, by domain; empty when the config leaves them out.
-        seconds: how long this process trained.
+        seconds: how long this process trained, by stage: data, forward, backward, update, evaluation, saving, figures.
     """
 
     directory: Path
@@ -52,7 +52,7 @@ class Run:
     held_out: Mapping[str, Score]
     best_step: int
     baselines: Mapping[str, Baseline]
-    seconds: float
+    seconds: Mapping[str, float]
 
 
 def train(

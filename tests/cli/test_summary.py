@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from sublayer.api import Run
-from sublayer.cli.summary import _verdicts
+from sublayer.cli.summary import _time, _verdicts
 from sublayer.measures.baselines import Baseline
 from sublayer.measures.compression import Compression
 from sublayer.measures.score import Score
@@ -53,3 +53,8 @@ def test_better_weights_before_the_last_are_named() -> None:
     assert _verdicts(run(1.0, 4.0, 3.0, 2.0, best_step=5))[-1] == (
         "The lowest held-out loss was at step 5; those weights are in runs/x/best."
     )
+
+
+def test_where_the_time_went() -> None:
+    run = cast(Run, SimpleNamespace(seconds={"backward": 60.0, "forward": 39.0, "data": 0.9, "saving": 0.1}))
+    assert _time(run) == "100 s of training: backward 60%, forward 39%, data 1%."

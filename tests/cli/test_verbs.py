@@ -35,6 +35,7 @@ def test_train_then_generate_then_resume(config: Path, tmp_path: Path, capsys: p
     out = run(capsys, "train", "my.yaml", "training.steps=4", "--out", "a run")
     assert "step 4/4" in out
     assert "held-out text after 4 steps" in out
+    assert " s of training: " in out
     assert "bigram (Witten–Bell)" in out
     assert "lzma" in out
     assert "notes: the model " in out  # who won

@@ -97,7 +97,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
         for tag in accumulator.Tags()["scalars"]
-        if tag not in ("tokens_per_second", "seconds")
+        if not tag.startswith(("tokens_per_second", "seconds", "stages"))
     }
 
 

@@ -18,7 +18,7 @@ def show_summary(run: Run, console: Console) -> None:
     """Print the summary of a finished run."""
     console.print()
     console.print(_table(run))
-    for sentence in _verdicts(run):
+    for sentence in [*_verdicts(run), _time(run)]:
         console.print(sentence, highlight=False, markup=False)
     for domain in sorted(run.held_out)[:2]:
         question = _question(run, domain)
@@ -47,7 +47,7 @@ def show_summary(run: Run, console: Console) -> None:
 
 def _table(run: Run) -> Table:
     table = Table(
-        title=f"all held-out text after {run.config.training.steps:,} steps, {run.seconds:.0f} s of training",
+        title=f"all held-out text after {run.config.training.steps:,} steps",
         title_justify="left",
         title_style="bold",
         box=None,
@@ -92,6 +92,13 @@ def _verdicts(run: Run) -> list[str]:
         where = run.directory / "best"
         sentences.append(f"The lowest held-out loss was at step {run.best_step:,}; those weights are in {where}.")
     return sentences
+
+
+def _time(run: Run) -> str:
+    """Where the time went."""
+    total = sum(run.seconds.values())
+    parts = [f"{stage} {seconds / total:.0%}" for stage, seconds in run.seconds.items() if seconds / total >= 0.005]
+    return f"{total:.0f} s of training: {', '.join(parts)}."
 
 
 def _listed(names: list[str]) -> str:

@@ -20,6 +20,7 @@ from sublayer.measures.held_out import held_out, layout_of
 from sublayer.measures.score import Score, total
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.loss import IGNORED
+from sublayer.training.clock import Clock, Stage
 from sublayer.training.config import TrainingConfig
 from sublayer.training.crew import Crew, choose_threads
 from sublayer.training.device import autocast
@@ -41,13 +42,13 @@ class Outcome:
         model: with its last weights, in evaluation mode.
         held_out: its loss on all held-out text, by domain.
         progress: where the run stands.
-        seconds: how long this process trained.
+        seconds: how long this process trained, by stage.
     """
 
     model: Transformer
     held_out: Mapping[str, Score]
     progress: Progress
-    seconds: float
+    seconds: Mapping[str, float]
 
 
 def train(
@@ -101,17 +102,22 @@ def train(
     results: Mapping[str, Score] = {}
     accepted()
 
-    def work(share: tuple[Batch, float]) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
-        """The losses and gradients of a share of a step, times its weight."""
+    def work(
+        share: tuple[Batch, float],
+    ) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...], Mapping[Stage, float]]:
+        """The losses and gradients of a share of a step, times its weight, and the seconds that each took."""
         batch, weight = share
+        started = time.monotonic()
         with autocast(device, dtype):
             out = forward(batch.tokens_BT.to(device), layout_of(batch, device), targets=batch.targets_BT.to(device))
         gradients: tuple[Tensor | None, ...] = ()
+        turned = time.monotonic()
         if crew.threads == 1:
             (out.loss * weight).backward()
         else:
             gradients = apart(torch.autograd.grad(out.loss * weight, parameters, allow_unused=True))
-        return {name: loss.detach() * weight for name, loss in {"loss": out.loss, **out.losses}.items()}, gradients
+        losses = {name: loss.detach() * weight for name, loss in {"loss": out.loss, **out.losses}.items()}
+        return losses, gradients, {"forward": turned - started, "backward": time.monotonic() - turned}
 
     def evaluate(max_tokens: int | None) -> Mapping[str, Score]:
         def run(score: Callable[[Batch], Score], batches: Iterable[Batch]) -> Iterable[Score]:
@@ -130,6 +136,7 @@ def train(
         watcher.started(progress.step, config.steps, _note(model, corpus, progress, device, dtype))
         model.train()
         began = last = time.monotonic()
+        clock = Clock()
         while progress.step < config.steps:
             factor = config.schedule.factor(progress.step, config.steps)
             batches = shares(corpus, config, progress.step, crew.threads)
@@ -137,12 +144,16 @@ def train(
             # Forward and backward, each share weighing as much as it has tokens to score.
             n_scored = max(1, sum(scored(batch) for batch in batches))
             losses: dict[str, Tensor] = {}
-            for parts, gradients in crew.map_training(work, [(batch, scored(batch) / n_scored) for batch in batches]):
+            clock.lap("data")
+            weighed = [(batch, scored(batch) / n_scored) for batch in batches]
+            for parts, gradients, took in crew.map_training(work, weighed):
+                clock.divide(took)
                 for name, loss in parts.items():
                     losses[name] = losses.get(name, 0.0) + loss
                 for parameter, gradient in zip(parameters, gradients, strict=False):
                     if gradient is not None:
                         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                clock.lap("update")
 
             # The update, or none when a number is not finite.
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -160,6 +171,7 @@ def train(
                 if progress.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
                     raise RunError(_diverged(progress, model))
             model.zero_grad()
+            clock.lap("update")
 
             # Figures.
             now = time.monotonic()
@@ -175,6 +187,8 @@ def train(
                     progress.step, figures, timing={"tokens_per_second": round(speed), "seconds": round(now - began, 3)}
                 )
 
+            clock.lap("figures")
+
             # Held-out text, the best weights, and the state.
             done = progress.step == config.steps
             if done or progress.step % config.evaluate_every == 0:
@@ -184,6 +198,7 @@ def train(
                     {"held_out": {d: {"loss": r.loss, "bits_per_byte": r.bits_per_byte} for d, r in results.items()}},
                 )
                 watcher.evaluated(progress.step, results)
+                clock.lap("evaluation")
                 current = total(results.values()).loss
                 # The first one may not have been a number, and any is better than that.
                 if progress.best_loss is None or current < progress.best_loss or math.isnan(progress.best_loss):
@@ -193,13 +208,16 @@ def train(
                 # The weights first: a run killed between the two does these steps again, and writes both.
                 save_weights(directory, model)
                 checkpoints.save(progress, model, optimizer)
+            clock.lap("saving")
             if stop.name and not done:
                 raise Stopped(f"stopped by {stop.name} at step {progress.step} of {config.steps}; everything is saved.")
             last = time.monotonic()
 
         if not results or config.evaluation_tokens is not None:
             results = evaluate(None)  # in the steps before, one and the same part of the text
-    return Outcome(model.eval(), results, progress, time.monotonic() - began)
+        clock.lap("evaluation")
+        journal.write(progress.step, {}, timing={"stages": {name: round(s, 3) for name, s in clock.seconds.items()}})
+    return Outcome(model.eval(), results, progress, clock.seconds)
 
 
 def _crew(
