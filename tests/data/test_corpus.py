@@ -143,6 +143,13 @@ def test_the_end_of_a_long_text_is_not_all_of_it(notes: Path, monkeypatch: pytes
 def test_the_fingerprint_names_the_content(notes: Path) -> None:
     made = corpus(text(notes))
     assert corpus(text(notes), sequence_length=16).fingerprint == made.fingerprint
+    # Options that leave the tokens as they are may come and go, and so may places.
+    assert corpus(text(notes) | {"damaged": "skip"}).fingerprint == made.fingerprint
+    elsewhere = notes.rename(notes.with_name("elsewhere"))
+    assert corpus(text(elsewhere) | {"domain": "notes"}).fingerprint == made.fingerprint
+    assert corpus(text(elsewhere) | {"domain": "other"}).fingerprint != made.fingerprint
+    assert corpus(text(elsewhere) | {"domain": "notes"}, validation_share=0.1).fingerprint != made.fingerprint
+    elsewhere.rename(notes)
     (notes / "00.txt").write_text("another text\n" * 50)
     assert corpus(text(notes)).fingerprint != made.fingerprint
 

@@ -3,7 +3,6 @@
 Shape suffixes: B batch (rows), T length, N samples or tokens.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -39,8 +38,8 @@ def prepare(
         DataError: when a source or tokenizer cannot be read, or there is too little text for a row on either side.
         RunError: when the cache cannot be written, or a process that helps dies; called again, it goes on from there.
     """
-    key, shards = open_or_build(config, cache or cache_directory(), progress or (lambda stage, done, rate: None))
-    return Corpus(config, key, shards)
+    _, shards = open_or_build(config, cache or cache_directory(), progress or (lambda stage, done, rate: None))
+    return Corpus(config, shards)
 
 
 class Corpus:
@@ -48,12 +47,12 @@ class Corpus:
 
     Args:
         config: how rows are read.
-        fingerprint: the content key of the shards.
         shards: the tokens.
 
     Attributes:
         config: as given.
-        fingerprint: equal for equal tokens; changes with sources, tokenizer and split.
+        fingerprint: equal for equal tokens; changes with the text of the sources, tokenizer and split, and not with
+            options that came after a corpus was made.
         tokenizer: text to tokens and back.
         domains: the names of all domains with a validation side, sorted.
 
@@ -62,11 +61,10 @@ class Corpus:
             each domain.
     """
 
-    def __init__(self, config: DataConfig, fingerprint: str, shards: Shards) -> None:
+    def __init__(self, config: DataConfig, shards: Shards) -> None:
         self.config = config
         self.tokenizer: Tokenizer = shards.tokenizer
-        # What a learnt tokenizer turned out to be depends on the library's version as well.
-        self.fingerprint = hashlib.sha256(f"{fingerprint} {self.tokenizer.fingerprint()}".encode()).hexdigest()
+        self.fingerprint = shards.fingerprint()
         self._shards = shards
         self._training = [stream for stream in shards.streams if stream.side == "training"]
         self._validation = [stream for stream in shards.streams if stream.side == "validation"]

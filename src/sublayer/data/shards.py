@@ -8,6 +8,7 @@ document begins with it; the end token may then stand inside a document.  `.leng
 Shape suffixes: N tokens of a stream, D documents.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -220,6 +221,18 @@ class Shards:
                     raise DataError(
                         f"{path} holds {size} bytes where {expected} were written; delete the folder {directory}."
                     )
+
+    def fingerprint(self) -> str:
+        """A text that is equal for equal tokens, however the config says it and wherever the sources lie.
+
+        Of the tokenizer, and of each stream's documents: hashes of their texts, their tokens, and how many are scored.
+        """
+        digest = hashlib.sha256(f"{self.tokenizer.fingerprint()} {self.tokenizer.chat_template}".encode())
+        for stream in self.streams:
+            digest.update(f"\0{stream.source} {stream.domain} {stream.side} {stream.documents}\0".encode())
+            for column in ["hashes", "lengths"] + ["scored"] * stream.marked:
+                digest.update(self.documents(stream, column).data if stream.documents else b"")
+        return digest.hexdigest()
 
     def tokens(self, stream: TokenStream) -> Tokens:
         """The tokens of a stream, [N], mapped from the file and read as they are touched."""
