@@ -75,9 +75,9 @@ class Tokens:
         self._hashes.append(opening.hash)
         self._keys.append(opening.key)
 
-    def add(self, ids: list[int], scored: bool) -> None:
+    def add(self, ids: Sequence[int], scored: bool) -> None:
         """More tokens of the document begun last."""
-        self._tokens.fromlist(ids)
+        self._tokens.extend(ids)
         self._lengths[-1] += len(ids)
         if self._marked:
             self._marks += bytes([SCORED * scored]) * len(ids)
@@ -168,11 +168,20 @@ def _segments(
 
 
 def _encode(batch: Sequence[tuple[Tokens, Opening | None, Segment]], tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode_segments([segment for _, _, segment in batch])
-    for (stream, opening, segment), own in zip(batch, ids, strict=True):
+    for (stream, opening, segment), ids in zip(batch, _ids(batch, tokenizer), strict=True):
         if opening is not None:
             stream.begin(opening)
-        stream.add(own, segment.scored)
+        stream.add(ids, segment.scored)
+
+
+def _ids(batch: Sequence[tuple[Tokens, Opening | None, Segment]], tokenizer: Tokenizer) -> Iterable[Sequence[int]]:
+    words = tokenizer.words
+    if words is None:
+        return tokenizer.encode_segments([segment for _, _, segment in batch])
+    return (
+        tokenizer.encode_segments([segment])[0] if segment.special else words.encode(segment.text)
+        for _, _, segment in batch
+    )
 
 
 def write_chunk(path: Path, streams: Mapping[tuple[int, Side], Columns]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sublayer.data.chat import ChatTemplate, Unrenderable, parse_messages
 from sublayer.data.document import END_MARK, Segment
 from sublayer.data.tokenizer.alphabet import BYTE, END
 from sublayer.data.tokenizer.stream import Stream
+from sublayer.data.tokenizer.words import Words, splits_as_gpt2
 from sublayer.errors import DataError
 
 BESIDE = ("tokenizer_config.json", "chat_template.jinja")
@@ -65,6 +67,11 @@ class Tokenizer:
         self._bytes = _token_bytes(core)
         self.vocab_size = len(self._bytes)
         self.bytes_per_token: NDArray[np.int64] = np.array([len(text) for text in self._bytes], dtype=np.int64)
+
+    @cached_property
+    def words(self) -> Words | None:
+        """A faster way to encode much text on one core; None where the tokenizer splits text as it does not."""
+        return Words(self._core) if splits_as_gpt2(self._core) else None
 
     def encode(self, text: str, start: bool = True) -> list[int]:
         """The ids of one text.
