@@ -167,6 +167,8 @@ def test_a_text_that_the_template_changes_is_refused(source: str) -> None:
         "{% for m in messages %}{{ messages.append(m) }}{% endfor %}",
         "{% for n in range(10000000) %}{% endfor %}",
         "{{ 1 / 0 }}",
+        "{{ ('%' ~ 10**12 ~ 'd') % 3 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
 def test_a_template_cannot_reach_out(source: str) -> None:

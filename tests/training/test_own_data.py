@@ -85,6 +85,33 @@ def test_only_answers_are_scored_and_the_template_goes_with_the_model(tmp_path: 
         assert generate(model, tokenizer, question, max_tokens=2).prompt == "user:\nSay when 0assistant:\n"
 
 
+def test_pairs_are_trained_on_what_is_wanted(tmp_path: Path) -> None:
+    rows = [{"de": f"nein {number}", "en": f"no {number}"} for number in range(80)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"kind": "pairs", "path": str(tmp_path / "pairs.jsonl"), "source_field": "de", "target_field": "en"}
+    data = {"sources": source, "tokenizer": "bytes", "sequence_length": 32}
+    run = train(tree(tmp_path) | {"data": data}, out=tmp_path / "run")
+    batch = run.corpus.batch(0, 0, 8)
+    for tokens, targets in zip(batch.tokens_BT, batch.targets_BT, strict=True):
+        wanted = [run.tokenizer.decode(part) for part in _split(targets.tolist(), run.tokenizer.end_id)]
+        asked = run.tokenizer.decode(tokens.tolist())
+        assert wanted
+        for text in wanted:
+            assert f"nein {text.removeprefix('no ')}\n{text}" in asked
+
+
+def _split(targets: list[int], end_id: int) -> list[list[int]]:
+    """The targets of each document, up to its end token."""
+    documents: list[list[int]] = [[]]
+    for target in targets:
+        if target == end_id:
+            documents.append([])
+        elif target != IGNORED:
+            documents[-1].append(target)
+    assert documents[-1] == []
+    return documents[:-1]
+
+
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:

@@ -94,10 +94,11 @@ def test_rows_without_text_are_counted_where_that_is_asked_for(folder: Path) -> 
 
 def test_the_fingerprint_follows_the_content(folder: Path) -> None:
     source = HfConfig(name=str(folder))
-    before = source.fingerprint()
-    assert source.fingerprint() == before
+    before, stamp = source.fingerprint(), source.stamp()
+    assert (source.fingerprint(), source.stamp()) == (before, stamp)
     (folder / "train.jsonl").write_text('{"text": "other"}\n')
     assert source.fingerprint() != before
+    assert source.stamp() != stamp
     with pytest.raises(DataError, match="the dataset nobody/nothing could not be read"):
         HfConfig(name="nobody/nothing").fingerprint()
 

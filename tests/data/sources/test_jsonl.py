@@ -61,8 +61,8 @@ def test_the_text_decides_the_held_out_side(tmp_path: Path) -> None:
 
 DAMAGE = [
     ('{"text": "a"', r"not JSON \(expecting ',' delimiter at column 13\)"),
-    ("[1]", r"not a JSON object \(it is a list\)"),
-    ('"text"', r"not a JSON object \(it is a text\)"),
+    ("[1]", r"not a JSON object \(it is a list, and each line must be an object\)"),
+    ('"text"', r"not a JSON object \(it is a text, and"),
     ('{"body": "a", "id": 1}', r"no field 'text' \(it has: body, id\)"),
     ('{"text": 3}', r"a field 'text' that holds no text \(it is a number\)"),
     ('{"text": null}', r"a field 'text' that holds no text \(it is a null\)"),

@@ -6,7 +6,7 @@ import hashlib
 import os
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -75,20 +75,10 @@ class FilesConfig(SourceConfig):
         return checked_domain(domain)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{self.domain_name()}\0".encode())
-        for name, path in self._files():
-            with opened(path) as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{name}\0{content}\0".encode())
-        return digest.hexdigest()
+        return hashlib.sha256(f"{self.domain_name()}\0{content_of(self._files())}".encode()).hexdigest()
 
     def stamp(self) -> str:
-        digest = hashlib.sha256()
-        for name, path in self._files():
-            with opened(path) as file:
-                status = os.fstat(file.fileno())
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        return digest.hexdigest()
+        return times_of(self._files())
 
     def size(self) -> int:
         return sum(
@@ -141,6 +131,34 @@ class FilesConfig(SourceConfig):
         files = self._files()
         one = f"{files[0][1]} is" if len(files) == 1 else f"all {len(files)} {self.taken[0]} of {self.path} are"
         return nothing_left(self.path, skipped, f"{one} empty")
+
+
+def content_of(files: Iterable[tuple[str, Path]]) -> str:
+    """A digest of the names and the contents of files.
+
+    Raises:
+        DataError: when one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name, path in files:
+        with opened(path) as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{name}\0{content}\0".encode())
+    return digest.hexdigest()
+
+
+def times_of(files: Iterable[tuple[str, Path]]) -> str:
+    """A digest of the names, sizes and times of change of files.
+
+    Raises:
+        DataError: when one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name, path in files:
+        with opened(path) as file:
+            status = os.fstat(file.fileno())
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
 
 
 def checked_domain(domain: str | None) -> str | None:

@@ -1,6 +1,5 @@
 """A source of Hugging Face `datasets`: by name from the Hub, or from a folder on this machine."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +13,7 @@ from sublayer.data.document import Document
 from sublayer.data.skipped import Skipped
 from sublayer.data.sources.base import SOURCES, SourceConfig
 from sublayer.data.sources.damage import Damage, WhenDamaged, nothing_left, pass_by
-from sublayer.data.sources.files import checked_domain, given, opened
+from sublayer.data.sources.files import checked_domain, content_of, given, times_of
 from sublayer.data.sources.json_lines import digest, text_of
 from sublayer.errors import DataError
 
@@ -71,16 +70,15 @@ class HfConfig(SourceConfig):
         """Of a folder, its content; of a dataset on the Hub, what the library calls it, which names the commit."""
         folder = given(self.name)
         if folder.is_dir():
-            found = hashlib.sha256(f"{self.split}\0".encode())
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                with opened(path) as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                found.update(f"{path.relative_to(folder).as_posix()}\0{content}\0".encode())
-            return found.hexdigest()
+            return content_of(_below(folder))
         library = _library()
         with self._asking():
             builder = library.load_dataset_builder(self.name, self.config, revision=self.revision)
         return f"{builder.dataset_name} {builder.config.name} {builder.info.version} {builder.hash}"
+
+    def stamp(self) -> str:
+        folder = given(self.name)
+        return times_of(_below(folder)) if folder.is_dir() else self.fingerprint()
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         """The rows, the field's column alone where the columns are known.
@@ -133,6 +131,10 @@ class HfConfig(SourceConfig):
                 f"the dataset {self.name} could not be read ({said}); look at its name, config, split and revision, "
                 "and whether the Hub can be reached."
             ) from None
+
+
+def _below(folder: Path) -> list[tuple[str, Path]]:
+    return sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
 
 
 def _library() -> Any:

@@ -69,7 +69,7 @@ def parsed(line: bytes) -> Mapping[str, Any]:
     except orjson.JSONDecodeError:
         row = _parsed_slowly(line)
     if not isinstance(row, dict):
-        raise Damage("not a JSON object", f"it is a {_kind(row)}")
+        raise Damage("not a JSON object", f"it is a {_kind(row)}, and each line must be an object")
     return row
 
 
