@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sublayer.api import generate, load, train
     from sublayer.data import DataConfig
     from sublayer.model import Layout, ModelConfig, Transformer
+    from sublayer.preflight import Check, check
     from sublayer.registry import register
     from sublayer.run import RunConfig
     from sublayer.training import TrainingConfig
@@ -28,6 +29,8 @@ _HOME = {
     "generate": "sublayer.api",
     "load": "sublayer.api",
     "train": "sublayer.api",
+    "Check": "sublayer.preflight",
+    "check": "sublayer.preflight",
     "DataConfig": "sublayer.data",
     "Layout": "sublayer.model",
     "ModelConfig": "sublayer.model",
@@ -38,6 +41,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Check",
     "CheckpointError",
     "ConfigError",
     "DataConfig",
@@ -50,6 +54,7 @@ __all__ = [
     "TrainingConfig",
     "Transformer",
     "__version__",
+    "check",
     "generate",
     "load",
     "register",

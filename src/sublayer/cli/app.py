@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sublayer.cli.check import check
 from sublayer.cli.generate import generate
 from sublayer.cli.parts import parts
 from sublayer.cli.train import train
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(generate)
+app.command(rich_help_panel="Choices")(check)
 app.command(rich_help_panel="Choices")(parts)
 
 

@@ -201,3 +201,11 @@ def test_the_alphabet_is_the_librarys() -> None:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     for text in ("\0 ~\x7f", "é東"):
         assert core.encode(text).ids == list(text.encode())
+
+
+@pytest.mark.parametrize("config", [BytesConfig(), BpeConfig(vocab_size=300)])
+def test_the_size_that_is_expected_is_the_one_that_is_made(config: BytesConfig | BpeConfig, tmp_path: Path) -> None:
+    made = config.build(lambda: iter(["a text to learn from, a text of some words, of which some come again"] * 50))
+    assert made.vocab_size <= config.expected_size()
+    made.save(tmp_path)
+    assert FileConfig(path=str(tmp_path)).expected_size() == made.vocab_size

@@ -35,6 +35,14 @@ class TokenizerConfig(PartConfig):
         """
         return ""
 
+    def expected_size(self) -> int | None:
+        """How many tokens it will have at most, as far as that is known before it is made; None when it is not.
+
+        Raises:
+            DataError: when the tokenizer is read from a file that is damaged.
+        """
+        return None
+
     def end_token(self) -> str:
         """The name of the token that begins and ends documents.
 

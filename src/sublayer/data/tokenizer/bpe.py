@@ -33,6 +33,9 @@ class BpeConfig(TokenizerConfig):
     min_frequency: Count = 2
     """A pair seen less often than this is not merged."""
 
+    def expected_size(self) -> int:
+        return self.vocab_size
+
     def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
         core = tokenizers.Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

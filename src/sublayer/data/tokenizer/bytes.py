@@ -19,6 +19,9 @@ class BytesConfig(TokenizerConfig):
 
     kind: Literal["bytes"] = "bytes"
 
+    def expected_size(self) -> int:
+        return 1 + len(CHARACTER)
+
     def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
         vocabulary = {END: 0} | {character: 1 + byte for byte, character in CHARACTER.items()}
         core = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

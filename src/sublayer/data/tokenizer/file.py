@@ -27,6 +27,9 @@ class FileConfig(TokenizerConfig):
     """Its token that begins every document; left out, the `eos_token` that `tokenizer_config.json` beside it names,
     or else `<|endoftext|>`."""
 
+    def expected_size(self) -> int:
+        return Tokenizer.load(self._path(), self.end).vocab_size
+
     def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
         return Tokenizer.load(self._path(), self.end)
 

@@ -1,0 +1,153 @@
+"""What `sublayer check` shows."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sublayer.preflight import Check
+from sublayer.preflight.report import LayerCheck
+
+
+def show_costs(check: Check, console: Console) -> None:
+    """Print a check."""
+    vocabulary = f" ({check.vocabulary_from})" if check.vocabulary_from else ""
+    console.print(f"legal · {check.device}, {check.dtype} · a vocabulary of {check.vocab_size:,}{vocabulary}")
+    for table in (_layers(check), _kernels(check), _costs(check), _memory(check)):
+        console.print()
+        console.print(table)
+
+
+def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(
+            column,
+            style="" if number else "bold",
+            header_style="dim",
+            justify="right" if column in right else "left",
+            no_wrap=column in right or not number,
+        )
+    return table
+
+
+def _layers(check: Check) -> Table:
+    table = _table("layers", "layer", "attention", "position", "feed-forward", "parameters", "cache")
+    for layer in check.layers:
+        exact = "" if str(layer.cache_exact) == "always" else f"; exact {layer.cache_exact}"
+        table.add_row(
+            _numbers(layer),
+            _attention(layer.attention),
+            _part(layer.position),
+            _part(layer.feed_forward, "activation", "d_ff"),
+            f"{layer.parameters:,}" + (f", {layer.active:,} active" if layer.active != layer.parameters else ""),
+            _keeps(layer) + exact,
+        )
+    return table
+
+
+def _kernels(check: Check) -> Table:
+    table = _table("kernels", "layer", "in", "kernel", "why")
+    for when in ("training", "decoding"):
+        alike: dict[Any, list[LayerCheck]] = {}
+        for layer in check.layers:
+            alike.setdefault(getattr(layer, f"{when}_kernel"), []).append(layer)
+        for choice, layers in alike.items():
+            if choice is not None:
+                numbers = "all" if len(alike) == 1 else ", ".join(map(_numbers, layers))
+                table.add_row(numbers, when, choice.kernel, choice.why)
+    return table
+
+
+def _costs(check: Check) -> Table:
+    table = _table("cost", "", "all", "", right=["all"])
+    table.show_header = False
+    count, flops = check.parameters, check.flops_per_token
+    table.add_row("parameters", f"{count.total:,}", f"{count.non_embedding:,} without embeddings")
+    if count.active != count.total:
+        table.add_row("", f"{count.active:,}", "of them active for a token")
+    row = f"a row of {flops.training_length:,} tokens"
+    table.add_row("FLOPs a token, training", _short(flops.training), f"with every pair of {row}")
+    table.add_row("", _short(flops.training_visible), "with the pairs in sight only")
+    for length, value in flops.decoding_by_length.items():
+        first = length == next(iter(flops.decoding_by_length))
+        table.add_row("FLOPs a token, decoding" if first else "", _short(value), f"behind {length - 1:,} others")
+    return table
+
+
+def _memory(check: Check) -> Table:
+    table = _table("memory", "", "all", "", right=["all"])
+    table.show_header = False
+    memory = check.memory
+    for number, (length, n_bytes) in enumerate(memory.decoding.items()):
+        note = f"a text of {length:,} tokens: {_bytes(memory.weights)} of weights in {check.dtype}, the rest caches"
+        table.add_row("" if number else "decoding", _bytes(n_bytes), note)
+    if memory.training is not None:
+        peak = memory.training
+        table.add_row("training, at its peak", _bytes(peak.peak), "estimated; of this:")
+        threads = f" in {peak.threads} threads" if peak.threads > 1 else ""
+        for name, value in (
+            ("weights", peak.weights),
+            ("of the optimizer", peak.optimizer),
+            (f"gradients{threads}", peak.gradients),
+            (f"activations of {peak.sequences} rows{threads}", peak.activations),
+            ("freed, and kept by the C library", peak.allocator),
+            ("of the libraries", peak.libraries),
+            ("copies while the training state is saved", peak.saving),
+        ):
+            if value:
+                table.add_row("", _bytes(value), name)
+    return table
+
+
+def _numbers(layer: LayerCheck) -> str:
+    """Numbers from 0, as in `0–3, 5`."""
+    runs: list[list[int]] = []
+    for number in layer.layers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def _attention(part: Mapping[str, Any]) -> str:
+    words = [str(part["kind"])]
+    if "n_heads" in part:
+        words.append(f"{part['n_heads']} × {part['d_head']}")
+        if part["n_kv_heads"] != part["n_heads"]:
+            words[-1] += f", {part['n_kv_heads']} key/value"
+    if "pattern" in part:
+        words.append(_part(part["pattern"], "size"))
+    return "; ".join(words)
+
+
+def _part(part: Mapping[str, Any], *options: str) -> str:
+    """The kind, and these of its options."""
+    return " ".join([str(part["kind"]), *(f"{part[name]}" for name in options if part.get(name) is not None)])
+
+
+def _keeps(layer: LayerCheck) -> str:
+    keeps = layer.keeps
+    if keeps is None:
+        return "does not decode"
+    if keeps.tokens is None:
+        return f"{_bytes(keeps.bytes_per_token)} a token"
+    return f"{_bytes(keeps.bytes_per_token)} a token, the last {keeps.tokens:,}" if keeps.tokens else "nothing"
+
+
+def _bytes(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 1000 or unit == "TB":
+            break
+        n_bytes /= 1000
+    return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.3g} {unit}"
+
+
+def _short(value: float) -> str:
+    for unit in ("", " k", " M", " G", " T", " P"):
+        if value < 1000 or unit == " P":
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}"

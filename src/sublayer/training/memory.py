@@ -1,0 +1,189 @@
+"""The memory that training takes at its highest point, estimated without allocating the model.
+
+A step is rehearsed (`training/rehearsal.py`): the model's own code runs forward and backward on tensors without memory,
+and so does the optimizer.  What runs side by side is added up, and then what else a process holds: freed memory that
+its allocator keeps, and the libraries' own.
+
+Shapes: B batch, T tokens, N = B·T, D d_model, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sublayer.errors import ConfigError
+from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.model.cost import ghost
+from sublayer.model.loss import CHUNK_BYTES
+from sublayer.training.config import TrainingConfig
+from sublayer.training.crew import choose_threads
+from sublayer.training.device import autocast
+from sublayer.training.rehearsal import Rehearsal
+
+MAPPED = 32 * 2**20
+"""Bytes from which on the C library always gives a block back when it is freed (glibc's largest mmap threshold)."""
+
+FRAGMENTED = 1.55
+"""What a thread's part of the C library's memory grows to, over what stands in it at the highest point.  Measured with
+glibc 2.36, whose parts for threads are heaps of 64 MiB, in benchmarks/check.py."""
+
+LIBRARIES = 200 * 10**6
+"""Bytes that the first steps load on a CPU: kernels compiled on the spot, their work areas, code not touched before."""
+
+COPIES = 2
+"""Copies of weights and optimizer state that stand in memory while a training state is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes at the highest point of training, above what the process holds after its imports; the parts add up to it.
+
+    Attributes:
+        weights: in float32.
+        optimizer: what it remembers of them.
+        gradients: the sum's, and those of each thread.
+        activations: kept from the forward to the backward pass in each thread, and what else computing holds.
+        allocator: freed memory that the C library keeps; 0 on a GPU.
+        libraries: what the first steps load; 0 on a GPU.
+        saving: copies made while a training state is written, as far as that is the highest point.
+        peak: all of it.
+        sequences: rows that are worked on at a time.
+        threads: that divide them.
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    activations: int
+    allocator: int
+    libraries: int
+    saving: int
+    peak: int
+    sequences: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Bytes of a forward and backward pass at its highest point, and of the tensors in it below MAPPED."""
+
+    peak: int
+    small: int
+
+
+def training_memory(
+    model: ModelConfig,
+    training: TrainingConfig,
+    sequence_length: int,
+    packed: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> TrainingMemory:
+    """The memory of training `model`.
+
+    Args:
+        model: with its vocabulary's size.
+        training: how it is trained.
+        sequence_length: tokens a row.
+        packed: whether rows hold several documents that do not see one another.
+        device, dtype: as for training.
+
+    Raises:
+        ConfigError: when a part of the model looks at numbers, which a rehearsal does not have.
+    """
+    rows = training.batch_size // training.accumulation
+    threads = min(rows, choose_threads(training.threads, rows, device, training.compile))
+    rehearsal = Rehearsal(device, small=MAPPED)
+    hollow = ghost(model).train()
+    rehearsal.inhabit(hollow)
+    weights, small_weights = rehearsal.held, rehearsal.held_small
+    try:
+        with rehearsal:
+            optimizer, updating = _update(rehearsal, hollow, training)
+            share = _share(rehearsal, hollow, -(-rows // threads), sequence_length, packed, dtype)
+    except RuntimeError as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConfigError(
+            f"model: its memory cannot be estimated, since a part of it looks at numbers: {first_line}."
+        ) from error
+
+    several = training.accumulation > 1
+    gradients = weights * (threads + several if threads > 1 else 1)  # each as large as its weight
+    activations = max(threads * (share.peak - weights), updating - (gradients - weights))
+    allocator = libraries = saving = 0
+    if device.type == "cpu":
+        libraries = LIBRARIES
+        if threads > 1:
+            # The first step's shares are computed one after the other, by a thread that computes none later.
+            first = share.small + small_weights * (threads * training.accumulation > 1)
+            allocator = int(first + (FRAGMENTED - 1) * threads * (share.small + small_weights * several))
+        # Nothing large is left of the step, but what is small is still with the allocator.
+        saving = COPIES * (weights + optimizer) - (gradients + activations) + threads * share.small
+    step = weights + optimizer + gradients + activations
+    return TrainingMemory(
+        weights=weights,
+        optimizer=optimizer,
+        gradients=gradients,
+        activations=activations,
+        allocator=allocator,
+        libraries=libraries,
+        saving=max(0, saving),
+        peak=step + allocator + libraries + max(0, saving),
+        sequences=rows,
+        threads=threads,
+    )
+
+
+def _update(rehearsal: Rehearsal, model: nn.Module, training: TrainingConfig) -> tuple[int, int]:
+    """Bytes that the optimizer remembers, and those that a step of it holds besides."""
+    optimizer = training.optimizer.build(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    before = rehearsal.held
+    optimizer.step(1.0)
+    remembered = rehearsal.held - before
+    rehearsal.mark()
+    optimizer.step(1.0)
+    updating = rehearsal.peak - rehearsal.held
+    model.zero_grad()
+    return remembered, updating
+
+
+def _share(
+    rehearsal: Rehearsal, model: Transformer, n_rows: int, length: int, packed: bool, dtype: torch.dtype
+) -> _Pass:
+    """What one thread holds at the highest point of a forward and backward pass, its gradients among it."""
+    rehearsal.mark()
+    held, held_small = rehearsal.held, rehearsal.held_small
+    tokens_BT, positions_BT, document_BT = torch.empty(
+        3, n_rows, length, dtype=torch.int64, device=rehearsal.device
+    ).unbind()
+    layout = Layout(positions_BT, document_BT) if packed else Layout()
+    with autocast(rehearsal.device, dtype):
+        out = model(tokens_BT, layout, logits_at=tokens_BT[:, 0])
+    assert out.logits is not None
+    losses = _Loss(rehearsal, n_rows * length, model.config.d_model, out.logits.shape[-1], dtype)
+    out.logits.register_hook(losses.backward)
+    torch.autograd.grad(out.logits.sum(), list(model.parameters()), allow_unused=True)
+    return _Pass(rehearsal.peak - held, rehearsal.peak_small - held_small)
+
+
+class _Loss:
+    """What `cross_entropy` holds, in place of it: a rehearsal of its many chunks, all alike, would take long."""
+
+    def __init__(self, rehearsal: Rehearsal, n_tokens: int, width: int, vocab_size: int, dtype: torch.dtype) -> None:
+        self._shapes = [((n_tokens, width), dtype), ((vocab_size, width), torch.float32)]
+        self._device = rehearsal.device
+        self._gradients = self._new()
+        cast = torch.empty(vocab_size, width, dtype=dtype, device=self._device) if dtype != torch.float32 else None
+        chunk = torch.empty(3 * CHUNK_BYTES, dtype=torch.uint8, device=self._device)
+        del cast, chunk
+
+    def backward(self, gradient: Tensor) -> None:
+        """The gradients were computed with the loss; they are multiplied by a number, and the first ones let go."""
+        self._new()
+        self._gradients.clear()
+
+    def _new(self) -> list[Tensor]:
+        return [torch.empty(shape, dtype=dtype, device=self._device) for shape, dtype in self._shapes]
