@@ -60,7 +60,10 @@ def test_the_text_decides_the_held_out_side(tmp_path: Path) -> None:
 
 
 DAMAGE = [
-    ('{"text": "a"', r"not JSON \(expecting ',' delimiter at column 13\)"),
+    ('{"text": "a"', r"not JSON \(it ends too early; each object must be on a line of its own\)"),
+    ("[", r"not JSON \(it ends too early; each object"),
+    ('{"text": "a" "b"}', r"not JSON \(expecting ',' delimiter at column 14\)"),
+    ('{"text": "a', r"not JSON \(unterminated string starting at column 10\)"),
     ("[1]", r"not a JSON object \(it is a list, and each line must be an object\)"),
     ('"text"', r"not a JSON object \(it is a text, and"),
     ('{"body": "a", "id": 1}', r"no field 'text' \(it has: body, id\)"),

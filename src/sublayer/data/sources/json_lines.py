@@ -80,7 +80,9 @@ def _parsed_slowly(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise Damage("not UTF-8 text", f"byte {error.start} of the line cannot be read: {error.reason}") from None
     except json.JSONDecodeError as error:
-        raise Damage("not JSON", f"{error.msg.lower()} at column {error.colno}") from None
+        if line[:1] in (b"[", b"{") and error.pos >= len(error.doc.rstrip()):
+            raise Damage("not JSON", "it ends too early; each object must be on a line of its own") from None
+        raise Damage("not JSON", f"{error.msg.lower().removesuffix(' at')} at column {error.colno}") from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
         raise Damage("not JSON", str(error).split(";")[0].rstrip(".")) from None
 
