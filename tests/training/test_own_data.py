@@ -139,6 +139,16 @@ def test_chat_on_the_command_line(
         capsys, "generate", "run", "--chat", "Say when 0", "--system", "x", "--max-tokens", "3", "--seed", "1"
     )
 
+    # How text is drawn is the model's own matter, unless an option says otherwise.
+    how = json.loads((tmp_path / "run" / "generation_config.json").read_text())
+    (tmp_path / "run" / "generation_config.json").write_text(
+        json.dumps(how | {"do_sample": False, "max_new_tokens": 9})
+    )
+    likeliest = said(capsys, "generate", "run", "Say ")
+    assert likeliest == said(capsys, "generate", "run", "Say ", "--temperature", "0", "--max-tokens", "9")
+    drawn = {said(capsys, "generate", "run", "Say ", "--temperature", "2", "--seed", str(seed)) for seed in range(3)}
+    assert drawn != {likeliest}
+
 
 @pytest.mark.slow
 def test_a_small_model_tuned_on_conversations_answers_them(
