@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from sublayer.cli.check import check
+from sublayer.cli.data import data
 from sublayer.cli.generate import generate
 from sublayer.cli.parts import parts
+from sublayer.cli.schema import schema
 from sublayer.cli.train import train
 from sublayer.errors import SublayerError
 from sublayer.version import __version__
@@ -31,6 +33,8 @@ app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(generate)
 app.command(rich_help_panel="Choices")(check)
 app.command(rich_help_panel="Choices")(parts)
+app.command(rich_help_panel="Choices")(schema)
+app.command(rich_help_panel="Data")(data)
 
 
 def _version(wanted: bool) -> None:

@@ -55,6 +55,7 @@ class Corpus:
             options that came after a corpus was made.
         tokenizer: text to tokens and back.
         domains: the names of all domains with a validation side, sorted.
+        shards: as given.
 
     Raises:
         DataError: when there is too little text for one row of training in each source and domain, or of validation in
@@ -65,7 +66,7 @@ class Corpus:
         self.config = config
         self.tokenizer: Tokenizer = shards.tokenizer
         self.fingerprint = shards.fingerprint()
-        self._shards = shards
+        self.shards = shards
         self._training = [stream for stream in shards.streams if stream.side == "training"]
         self._validation = [stream for stream in shards.streams if stream.side == "validation"]
         self.domains = sorted({stream.domain for stream in self._validation})
@@ -81,7 +82,7 @@ class Corpus:
         `sublayer.data.description` tells more.
         """
         table: dict[str, dict[str, dict[str, int]]] = {}
-        for stream in sorted(self._shards.streams, key=lambda stream: (stream.domain, stream.side)):
+        for stream in sorted(self.shards.streams, key=lambda stream: (stream.domain, stream.side)):
             sides = table.setdefault(stream.domain, {})
             counts = sides.setdefault(stream.side, {"documents": 0, "tokens": 0, "bytes": 0})
             counts["documents"] += stream.documents
@@ -155,7 +156,7 @@ class Corpus:
         after = sum(sizes)
         for stream, size in zip(streams, sizes, strict=True):
             after -= size
-            yield from self._shards.text(stream, None if last_bytes is None else last_bytes - after, scored)
+            yield from self.shards.text(stream, None if last_bytes is None else last_bytes - after, scored)
 
     def validation_text(self, domain: str, scored: bool = False) -> Iterator[bytes]:
         """The UTF-8 text of a domain's validation side, in pieces.
@@ -168,7 +169,11 @@ class Corpus:
             DataError: when there is no such domain on that side.
         """
         for stream in self._streams(domain, "validation"):
-            yield from self._shards.text(stream, scored=scored)
+            yield from self.shards.text(stream, scored=scored)
+
+    def rows(self, stream: TokenStream) -> Rows:
+        """Which tokens of a stream each row reads."""
+        return self._rows[stream.file]
 
     def shares(self) -> list[float]:
         """How much of training each training stream is: its source's part by weight, times its part of the source's
@@ -181,9 +186,9 @@ class Corpus:
         return [weights[stream.source] * stream.tokens / in_source[stream.source] for stream in self._training]
 
     def _streams(self, domain: str, side: Side) -> list[TokenStream]:
-        streams = [stream for stream in self._shards.streams if (stream.domain, stream.side) == (domain, side)]
+        streams = [stream for stream in self.shards.streams if (stream.domain, stream.side) == (domain, side)]
         if not streams:
-            known = sorted({stream.domain for stream in self._shards.streams if stream.side == side})
+            known = sorted({stream.domain for stream in self.shards.streams if stream.side == side})
             raise DataError(f"there is no domain '{domain}' for {side}; choose from: {', '.join(known)}.")
         return streams
 
@@ -192,7 +197,7 @@ class Corpus:
         length = self.config.sequence_length
         if marks_N is None:
             return Contiguous(stream.tokens, length, full=stream.side == "training")
-        lengths, scored = (self._shards.documents(stream, column) for column in ("lengths", "scored"))
+        lengths, scored = (self.shards.documents(stream, column) for column in ("lengths", "scored"))
         return WholeDocuments(lengths, scored, marks_N, length)
 
     def _packed(self, places: Sequence[tuple[str, int]]) -> Batch:

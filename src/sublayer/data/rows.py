@@ -34,6 +34,11 @@ class Contiguous:
         return row * self.length, min((row + 1) * self.length + 1, self.tokens)
 
     @property
+    def filled(self) -> int:
+        """Inputs of all rows, without padding."""
+        return min(len(self) * self.length, max(0, self.tokens - 1))
+
+    @property
     def truncated(self) -> int:
         """How many documents are cut off: none, as the next row goes on."""
         return 0
@@ -57,6 +62,7 @@ class WholeDocuments:
         length: T.
 
     Attributes:
+        filled: inputs of all rows, without padding.
         truncated: how many documents are cut off.
         left_out: how many rows are left out.
     """
@@ -82,6 +88,7 @@ class WholeDocuments:
         for row in np.flatnonzero(cut_R & (scored_R > 0)).tolist():
             scored_R[row] = np.count_nonzero(marks_N[begin_R[row] : end_R[row]] & SCORED)
         self._begin_R, self._end_R = begin_R[scored_R > 0], end_R[scored_R > 0]
+        self.filled = int((self._end_R - self._begin_R - 1).sum())
         self.truncated = int(np.count_nonzero(cut_R))
         self.left_out = int(np.count_nonzero(scored_R == 0))
 

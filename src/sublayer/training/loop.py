@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sublayer.checkpoint import save_model, save_weights
 from sublayer.data import Batch, Corpus
+from sublayer.data.reading import epochs_in_words, warnings
 from sublayer.errors import CheckpointError, ConfigError, RunError
 from sublayer.measures.held_out import held_out, layout_of
 from sublayer.measures.score import Score, total
@@ -133,7 +134,10 @@ def train(
         Journal(directory, config.logging, progress.step) as journal,
         crew,
     ):
-        watcher.started(progress.step, config.steps, _note(model, corpus, progress, device, dtype))
+        n_samples = config.steps * config.batch_size
+        watcher.started(progress.step, config.steps, _note(model, corpus, n_samples, progress, device, dtype))
+        for warning in warnings(corpus, n_samples):
+            watcher.noticed(warning)
         model.train()
         began = last = time.monotonic()
         clock = Clock()
@@ -283,11 +287,13 @@ def _cast(score: Callable[[Batch], Score], batch: Batch, device: torch.device, d
         return score(batch)
 
 
-def _note(model: Transformer, corpus: Corpus, progress: Progress, device: torch.device, dtype: torch.dtype) -> str:
+def _note(
+    model: Transformer, corpus: Corpus, n_samples: int, progress: Progress, device: torch.device, dtype: torch.dtype
+) -> str:
     sides = [sides["training"]["tokens"] for sides in corpus.describe().values() if "training" in sides]
     note = (
         f"{model.n_parameters():,} parameters ({model.n_parameters(embeddings=False):,} without embeddings) · "
-        f"{sum(sides):,} training tokens in {', '.join(corpus.domains)} · "
+        f"{sum(sides):,} training tokens · {epochs_in_words(corpus, n_samples)} · "
         f"{device.type}, {str(dtype).removeprefix('torch.')}"
     )
     return f"resuming at step {progress.step} · {note}" if progress.step else note

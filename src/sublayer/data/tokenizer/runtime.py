@@ -145,6 +145,10 @@ class Tokenizer:
             self._template_ids[text] = self._reading_special.encode(text, add_special_tokens=False).ids
         return self._template_ids[text]
 
+    def name(self, index: int) -> str:
+        """What the vocabulary calls an id, such as `<|endoftext|>`."""
+        return self._core.id_to_token(index) or f"<{index}>"
+
     def stream(self) -> Stream:
         """A decoder to feed one id at a time, which never gives out half a character."""
         return Stream(self._bytes)
