@@ -15,7 +15,7 @@ from sublayer.cli import main
 from sublayer.data.chat import PLAIN
 from sublayer.model.loss import IGNORED
 
-from .runs import WORDS, tree
+from .runs import WORDS, Notes, tree
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -55,6 +55,20 @@ def test_packed_json_lines_and_parquet_mixed_three_to_one(sources: dict[str, Any
     rows = run.corpus.batch(0, 0, 400).tokens_BT
     shouted = [run.tokenizer.decode(row.tolist()).isupper() for row in rows]
     assert 0.72 < sum(shouted) / 400 < 0.78
+
+
+def test_what_was_passed_by_is_said(sources: dict[str, Any], tmp_path: Path) -> None:
+    with (tmp_path / "own.jsonl").open("a") as file:
+        file.write('nonsense\n{"body": 1}\nnonsense\n')
+    sources["validation"][0]["damaged"] = "skip"
+    notes = Notes()
+    train(tree(tmp_path, steps=1) | {"data": sources}, out=tmp_path / "run", watcher=notes)
+    own = tmp_path / "own.jsonl"
+    assert notes.notes[0] == (
+        "the jsonl source passed by 3 that are damaged: "
+        f"not JSON (2, first at {own} line 21), a field 'body' that holds "
+        f"no text (1, first at {own} line 22)."
+    )
 
 
 def chats(path: Path, count: int) -> Path:

@@ -46,6 +46,19 @@ def warnings(corpus: Corpus, n_samples: int) -> list[str]:
     return found
 
 
+def passed_by(corpus: Corpus) -> list[str]:
+    """A sentence for each source that was asked to pass damaged documents by, and did."""
+    sources = [*corpus.config.sources, *corpus.config.validation]
+    found = []
+    for source, skipped in zip(sources, corpus.shards.skipped, strict=True):
+        reasons = ", ".join(
+            f"{reason} ({count:,}, first at {skipped.first[reason]})" for reason, count in skipped.counts.items()
+        )
+        if reasons:
+            found.append(f"the {source.kind_name()} source passed by {skipped.total:,} that are damaged: {reasons}.")
+    return found
+
+
 def _names(corpus: Corpus) -> list[str]:
     """What to call each source: its domains, and its number where another one has the same."""
     domains = [

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sublayer.checkpoint import save_model, save_weights
 from sublayer.data import Batch, Corpus
-from sublayer.data.reading import epochs_in_words, warnings
+from sublayer.data.reading import epochs_in_words, passed_by, warnings
 from sublayer.errors import CheckpointError, ConfigError, RunError
 from sublayer.measures.held_out import held_out, layout_of
 from sublayer.measures.score import Score, total
@@ -136,7 +136,7 @@ def train(
     ):
         n_samples = config.steps * config.batch_size
         watcher.started(progress.step, config.steps, _note(model, corpus, n_samples, progress, device, dtype))
-        for warning in warnings(corpus, n_samples):
+        for warning in [*passed_by(corpus), *warnings(corpus, n_samples)]:
             watcher.noticed(warning)
         model.train()
         began = last = time.monotonic()
