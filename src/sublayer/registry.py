@@ -65,6 +65,9 @@ class PartConfig(Config):
 
 P = TypeVar("P", bound=PartConfig)
 
+FAMILY = "x-family"
+"""The key in a JSON schema by which a choice says which family it is from."""
+
 _CONTENT = "__sublayer_content__"
 """Where a plug-in's module keeps the path and the bytes that it was run from."""
 
@@ -92,7 +95,7 @@ class Registry(Generic[P]):
             ConfigError: when another part already has its kind or one of its shorthands.
         """
         for word in (part.kind_name(), *part.shorthands):
-            holder = self._words().get(word)
+            holder = self.words().get(word)
             if holder is not None and _name(holder) != _name(part):  # of the same name: a file that is run again
                 raise ConfigError(
                     f"the {self.family} '{word}' is registered twice, by {holder.__name__} and {part.__name__}."
@@ -109,7 +112,8 @@ class Registry(Generic[P]):
     def __contains__(self, kind: str) -> bool:
         return kind in self._parts
 
-    def _words(self) -> dict[str, type[P]]:
+    def words(self) -> dict[str, type[P]]:
+        """Every word that names a part, kinds and shorthands."""
         words: dict[str, type[P]] = dict(self._parts)
         for part in self._parts.values():
             words.update(dict.fromkeys(part.shorthands, part))
@@ -122,7 +126,7 @@ class Registry(Generic[P]):
         if value is None:
             value = "none"  # YAML's bare `none` is the text "none", but `null` and `~` mean the same here
         if isinstance(value, str):
-            part = self._words().get(value)
+            part = self.words().get(value)
             if part is None:
                 raise self._unknown(value)
             return {"kind": part.kind_name(), **part.shorthands.get(value, {})}
@@ -139,7 +143,7 @@ class Registry(Generic[P]):
                 "needs a 'kind'; {hint}",
                 {"hint": suggest("", sorted(self._parts))},
             )
-        part = self._words().get(kind) if isinstance(kind, str) else None
+        part = self.words().get(kind) if isinstance(kind, str) else None
         if part is None:
             raise self._unknown(kind)
         return {**part.shorthands.get(kind, {}), **value, "kind": part.kind_name()}
@@ -165,7 +169,7 @@ class Registry(Generic[P]):
                 "kind": str(kind),
                 "article": "an" if self.family[0] in "aeiou" else "a",
                 "family": self.family,
-                "hint": suggest(str(kind), sorted(self._words())),
+                "hint": suggest(str(kind), sorted(self.words())),
             },
         )
 
@@ -180,7 +184,7 @@ class Registry(Generic[P]):
 
         def json_schema(_schema: Any, handler: Any) -> dict[str, Any]:
             kinds = [handler(part.__pydantic_core_schema__) for part in self]
-            return {"anyOf": [{"enum": sorted(self._words())}, *kinds]}
+            return {"anyOf": [{"enum": sorted(self.words())}, *kinds], FAMILY: self.family}
 
         return GetPydanticSchema(schema, json_schema)
 

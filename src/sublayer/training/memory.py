@@ -49,7 +49,7 @@ class TrainingMemory:
         saving: copies made while a training state is written, as far as that is the highest point.
         peak: all of it.
         sequences: rows that are worked on at a time.
-        threads: that divide them.
+        threads: that divide them; one where dropout's random numbers are drawn in a fixed order.
     """
 
     weights: int
@@ -108,18 +108,21 @@ def training_memory(
             f"model: its memory cannot be estimated, since a part of it looks at numbers: {first_line}."
         ) from error
 
-    several = training.accumulation > 1
-    gradients = weights * (threads + several if threads > 1 else 1)  # each as large as its weight
-    activations = max(threads * (share.peak - weights), updating - (gradients - weights))
+    n_shares = threads * training.accumulation
+    # Shares that draw random numbers are computed one after the other (`Crew.map_training`).
+    abreast = 1 if rehearsal.draws else threads
+    summed = n_shares > abreast if threads > 1 else False
+    gradients = weights * (abreast + summed)  # each as large as its weight
+    activations = max(abreast * (share.peak - weights), updating - (gradients - weights))
     allocator = libraries = saving = 0
     if device.type == "cpu":
         libraries = LIBRARIES
-        if threads > 1:
+        if abreast > 1:
             # The first step's shares are computed one after the other, by a thread that computes none later.
-            first = share.small + small_weights * (threads * training.accumulation > 1)
-            allocator = int(first + (FRAGMENTED - 1) * threads * (share.small + small_weights * several))
+            first = share.small + small_weights
+            allocator = int(first + (FRAGMENTED - 1) * abreast * (share.small + small_weights * summed))
         # Nothing large is left of the step, but what is small is still with the allocator.
-        saving = COPIES * (weights + optimizer) - (gradients + activations) + threads * share.small
+        saving = COPIES * (weights + optimizer) - (gradients + activations) + abreast * share.small
     step = weights + optimizer + gradients + activations
     return TrainingMemory(
         weights=weights,
@@ -131,7 +134,7 @@ def training_memory(
         saving=max(0, saving),
         peak=step + allocator + libraries + max(0, saving),
         sequences=rows,
-        threads=threads,
+        threads=abreast,
     )
 
 

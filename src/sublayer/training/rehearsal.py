@@ -48,6 +48,7 @@ class Rehearsal(TorchDispatchMode):  # type: ignore[no-untyped-call]
         held: bytes of all tensors that are alive.
         held_small: bytes of the small ones.
         peak, peak_small: the most that each has been since `mark`.
+        draws: whether an operation has drawn random numbers.
     """
 
     def __init__(self, device: torch.device, small: int = 0) -> None:
@@ -56,6 +57,7 @@ class Rehearsal(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.small = small
         self.held = self.held_small = 0
         self.peak = self.peak_small = 0
+        self.draws = False
         self._known: set[int] = set()
 
     @classmethod
@@ -116,6 +118,8 @@ class Rehearsal(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return given[id(value)]
             return self.hollow(value)
 
+        # Fused attention is marked as well, though on a CPU it is not taken when there is something to be drawn.
+        self.draws |= torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in func.name()
         arguments, options = pytree.tree_map(inward, (args, dict(kwargs or {})))
         # An operation that makes a tensor from nothing would make a real one.
         makes = not given and any(argument.name == "device" for argument in func._schema.arguments)
