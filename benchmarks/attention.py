@@ -3,13 +3,15 @@
     python benchmarks/attention.py [cores]
 
 On one core, as each thread of a training step has it, or on as many as are asked for.  Then one thread's share of a
-step of the default run, forward and backward.  Prints ratios of medians: above 1, `dense` is the faster.
+step of the default run, forward and backward.  Prints ratios of medians: above 1, `dense` is the faster.  Last, a
+decoding step over a cache in bfloat16: PyTorch's fused kernel as it is, over each of the two.
 """
 
 import sys
 
 import torch
 from timing import medians
+from torch.nn import functional as F
 
 from sublayer.data import prepare
 from sublayer.measures.held_out import layout_of
@@ -21,6 +23,7 @@ from sublayer.run import read_config
 from sublayer.training.device import autocast
 from sublayer.training.loop import shares
 
+STEPS = ((1, 12, 12, 64), (1, 12, 12, 512), (1, 12, 12, 2048), (8, 12, 12, 256), (8, 12, 12, 2048), (8, 12, 4, 2048))
 SHAPES = ((4, 2, 256, 64), (8, 6, 256, 32), (4, 8, 512, 64), (2, 8, 1024, 64))
 
 
@@ -40,6 +43,20 @@ def ratio(batch: int, n_heads: int, length: int, width: int, dtype: torch.dtype)
 
     times = medians({name: lambda name=name: run(name) for name in ("sdpa", "dense")})
     return times["sdpa"] / times["dense"]
+
+
+def step_ratios(batch: int, n_heads: int, n_kv_heads: int, length: int) -> dict[str, float]:
+    """Median time of PyTorch's fused kernel in bfloat16 over that of each kernel, for one query a row."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(batch, n_heads, 1, 64, generator=generator).bfloat16()
+    k, v = (torch.randn(batch, n_kv_heads, length, 64, generator=generator).bfloat16() for _ in range(2))
+    span = Span(torch.full((1, 1), length - 1), torch.arange(length)[None], whole=True, newest=True)
+    call = Attention(Causal(), span, 64**-0.5)
+    ways = {name: lambda name=name: KERNELS[name](q, k, v, call) for name in ("sdpa", "dense")}
+    ways["fused"] = lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=n_heads != n_kv_heads)
+    with torch.inference_mode():
+        times = medians(ways, rounds=60)
+    return {name: times["fused"] / times[name] for name in ("sdpa", "dense")}
 
 
 def share_ratio() -> float:
@@ -72,6 +89,12 @@ def main() -> None:
         figures = [ratio(*shape, dtype) for dtype in (torch.bfloat16, torch.float32)]
         print(f"{'×'.join(map(str, shape)):>16}  {figures[0]:9.2f}  {figures[1]:9.2f}")
     print(f"{'a share':>16}  {share_ratio():9.2f}")
+    print(
+        f"{'B×H×G×S':>16}  {'sdpa':>9}  {'dense':>9}   time of the fused kernel in bfloat16 / time of each, one query"
+    )
+    for step in STEPS:
+        ratios = step_ratios(*step)
+        print(f"{'×'.join(map(str, step)):>16}  {ratios['sdpa']:9.2f}  {ratios['dense']:9.2f}")
 
 
 if __name__ == "__main__":

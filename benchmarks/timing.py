@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 
 def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
@@ -15,3 +15,9 @@ def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[
             if round_number:
                 seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, as the documentation holds it."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -13,7 +13,7 @@ from sublayer.model.precision import at_least_float32, without_autocast
 LONGEST = 512 * 512
 """Query-key pairs by row up to which this is the faster kernel on a CPU in bfloat16 (benchmarks/attention.py)."""
 
-STEP = 1 << 21
+STEP = 1 << 20
 """Numbers in the keys of all query heads from which on it is the faster one for a decoding step (the same script)."""
 
 
