@@ -203,7 +203,7 @@ def read_chunk(path: Path) -> dict[tuple[int, Side], dict[str, NDArray[Any]]] | 
     """What `write_chunk` wrote; None when it is missing or damaged."""
     streams: dict[tuple[int, Side], dict[str, NDArray[Any]]] = {}
     try:
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
                 domain, side, column = name.split("-")
                 streams.setdefault((int(domain), SIDES[SIDES.index(side)]), {})[column] = arrays[name]
