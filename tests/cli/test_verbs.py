@@ -1,6 +1,8 @@
 """The verbs, as they are typed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import yaml
 
 from sublayer.cli import main
 from sublayer.registry import Registry
+from sublayer.version import __version__
 from tests.training.runs import tree
 
 PLUGIN = Path(__file__).parents[2] / "docs" / "examples" / "my_part.py"
@@ -53,6 +56,11 @@ def test_train_then_generate_then_resume(config: Path, tmp_path: Path, capsys: p
     assert "resuming at step 4" in out
     lines = [json.loads(line) for line in (tmp_path / "a run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "sublayer", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"sublayer {__version__}\n"
 
 
 def test_parts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
