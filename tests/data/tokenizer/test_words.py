@@ -9,7 +9,7 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 import sublayer.data.tokenizer.words as words_module
 from sublayer.data.tokenizer import BpeConfig, BytesConfig
-from sublayer.data.tokenizer.words import SAFE, Words, splits_as_gpt2
+from sublayer.data.tokenizer.words import SAFE, Words, splits_as_gpt2, with_few_words
 
 TEXT = "it's they'll we've I'm don't 'Tis naïve 東京 Привет, мир! "
 TEXT += "def f(x):\n\n\t  return x  + 1\r\n  '''doc'''  \n 3.14 ½ x² "
@@ -98,3 +98,10 @@ def test_it_is_for_tokenizers_that_split_alike(core: tokenizers.Tokenizer, tmp_p
     values = json.loads(core.to_str())
     values["model"]["dropout"] = 0.1
     assert not splits_as_gpt2(tokenizers.Tokenizer.from_str(json.dumps(values)))
+
+
+def test_words_beyond_the_first_are_left_out_of_learning() -> None:
+    texts = ["one two three", " four (two)", "one four five 東京", " three"]
+    assert list(with_few_words(texts)) == texts
+    assert list(with_few_words(texts, most=4)) == ["one two three", " four (two)", "one four\n\n", " three"]
+    assert list(with_few_words(texts, most=3)) == ["one two three", "\n\n\n\n", "one\n\n\n", " three"]

@@ -11,6 +11,7 @@ from sublayer.config import Count
 from sublayer.data.tokenizer.alphabet import CHARACTER, END
 from sublayer.data.tokenizer.base import TOKENIZERS, TokenizerConfig
 from sublayer.data.tokenizer.runtime import Tokenizer
+from sublayer.data.tokenizer.words import with_few_words
 
 SMALLEST = 257
 
@@ -47,5 +48,5 @@ class BpeConfig(TokenizerConfig):
             initial_alphabet=list(CHARACTER.values()),
             show_progress=False,
         )
-        core.train_from_iterator(texts(), trainer)
+        core.train_from_iterator(with_few_words(texts()), trainer)
         return Tokenizer(core)

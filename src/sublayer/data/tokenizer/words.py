@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 
@@ -17,6 +17,9 @@ import tokenizers
 
 MOST = 1 << 17
 """Words remembered, about 40 MB of them."""
+
+MOST_LEARNT = 400_000
+"""Different words to learn a tokenizer from: the library needs half a kilobyte for each."""
 
 SAFE = (
     (0x0000, 0x024F),  # Latin
@@ -84,6 +87,22 @@ def splits_as_gpt2(core: tokenizers.Tokenizer) -> bool:
         and not model.get("end_of_word_suffix")
         and all(token["special"] for token in parts["added_tokens"])  # others are found in the text before it is split
     )
+
+
+def with_few_words(texts: Iterable[str], most: int = MOST_LEARNT) -> Iterator[str]:
+    """The texts, in which a line end stands for every word that was not among the first `most` different ones.
+
+    Those are rare, so what is learnt hardly changes, while the memory that learning takes has a bound.
+    """
+    word, _ = _patterns()
+    known: set[str] = set()
+    for text in texts:
+        words = word.findall(text)
+        if len(known) < most:
+            known.update(words)
+            yield text
+        else:
+            yield "".join([each if each in known else "\n" for each in words])
 
 
 @cache
