@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,3 +129,18 @@ def test_torch_s_generator_is_left_alone() -> None:
 def test_the_words_of_a_wrong_config_are_its_own() -> None:
     with pytest.raises(ConfigError, match="n_heads \\(5\\) does not divide d_model"):
         sl.check(small(attention={"n_heads": 5}))
+
+
+def test_a_part_that_looks_at_numbers_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sublayer.model.feed_forward.gated import Gated
+
+    forward = Gated.forward
+
+    def looking(self: Gated, x: torch.Tensor, *rest: Any) -> Any:
+        return forward(self, x if bool(x.sum() > 0) else -x, *rest)
+
+    monkeypatch.setattr(Gated, "forward", looking)
+    told = sl.check(small())
+    assert told.memory.training is None
+    assert "looks at numbers" in told.memory.unknown
+    assert told.parameters.total > 0

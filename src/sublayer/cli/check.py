@@ -18,6 +18,9 @@ def check(
     preset: Annotated[
         str | None, typer.Option(help="Check a config shipped with the package.", show_default="default")
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run a few steps, to tell the speed on this machine as well.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     plugin: Annotated[list[Path] | None, typer.Option(help="A Python file that registers parts of your own.")] = None,
 ) -> None:
@@ -41,7 +44,7 @@ def check(
         raise ConfigError(f"--preset: give either a preset or the config {given[0]}, not both.")
     for path in plugin or []:
         load_plugin(path)
-    told = checked(subject_of(given[0] if given else read_preset(preset or "default"), overrides))
+    told = checked(subject_of(given[0] if given else read_preset(preset) if preset else None, overrides), measure)
     if as_json:
         print(json.dumps(told.tree(), indent=2, ensure_ascii=False))
         return

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sublayer.preflight import Check
+from sublayer.preflight.calibration import Measured
 from sublayer.preflight.report import LayerCheck
 
 
@@ -17,6 +18,9 @@ def show_costs(check: Check, console: Console) -> None:
     for table in (_layers(check), _kernels(check), _costs(check), _memory(check)):
         console.print()
         console.print(table)
+    if check.measured is not None:
+        console.print()
+        console.print(_speed(check.measured))
 
 
 def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
@@ -98,6 +102,25 @@ def _memory(check: Check) -> Table:
         ):
             if value:
                 table.add_row("", _bytes(value), name)
+    elif memory.unknown:
+        table.add_row("training", "unknown", memory.unknown)
+    return table
+
+
+def _speed(measured: Measured) -> Table:
+    table = _table("speed on this machine", "", "all", "", right=["all"])
+    table.show_header = False
+    if measured.training_tokens_per_second is not None and measured.training_seconds is not None:
+        on = measured.training_measured
+        rate = f"{measured.training_tokens_per_second:,.0f}"
+        table.add_row("training", rate, "tokens a second" + (f", extrapolated from {on}" if on else ", measured"))
+        table.add_row("", _duration(measured.training_seconds), "for all steps, without evaluating and saving")
+        table.add_row("", f"{measured.training_utilisation:.0%}", "of the speed of matrix products")
+    if measured.decoding_tokens_per_second is not None:
+        on = measured.decoding_measured
+        rate = f"{measured.decoding_tokens_per_second:,.3g}"
+        table.add_row("decoding", rate, "tokens a second" + (f", extrapolated from {on}" if on else ", measured"))
+    table.add_row("matrix products", _short(measured.matmul_flops), "FLOPs a second, measured")
     return table
 
 
@@ -143,6 +166,13 @@ def _bytes(n_bytes: float) -> str:
             break
         n_bytes /= 1000
     return f"{n_bytes:.0f} {unit}" if unit == "B" or n_bytes >= 100 else f"{n_bytes:.3g} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _short(value: float) -> str:

@@ -11,10 +11,11 @@ from sublayer.model.config import LAYER_FIELDS
 from sublayer.model.cost import BACKWARD, ModelCost, Parameters, cost, ghost
 from sublayer.model.part import CacheExact
 from sublayer.model.state import Memory
+from sublayer.preflight.calibration import Measured, calibrate
 from sublayer.preflight.kernels import KernelChoice, decoding_kernel, training_kernel
 from sublayer.preflight.subject import Source, Subject, subject_of
 from sublayer.training.device import choose_device, choose_dtype
-from sublayer.training.memory import TrainingMemory, training_memory
+from sublayer.training.memory import NotRehearsed, TrainingMemory, training_memory
 
 SHORTEST = 1024
 """The shortest text, in tokens, whose decoding is told, of a model that goes further."""
@@ -91,12 +92,14 @@ class MemoryCheck:
     Attributes:
         weights: in the run's dtype, as for decoding.
         decoding: weights and caches by the length of one text.
-        training: at the highest point of a training step; None for a model alone.
+        training: at the highest point of training; None for a model alone, and where it cannot be estimated.
+        unknown: why it cannot be.
     """
 
     weights: int
     decoding: Mapping[int, int]
     training: TrainingMemory | None
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Check:
         layers: equal ones together.
         memory: for decoding and for training.
         exports: families of models that it can be written out as.
+        measured: the speed here, where that was asked for.
     """
 
     vocab_size: int
@@ -123,28 +127,30 @@ class Check:
     layers: tuple[LayerCheck, ...]
     memory: MemoryCheck
     exports: tuple[str, ...]
+    measured: Measured | None = None
 
     def tree(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
         return asdict(self)
 
 
-def check(config: Source = None, **overrides: Any) -> Check:
-    """What a config costs, without reading data or computing.
+def check(config: Source = None, *, measure: bool = False, **overrides: Any) -> Check:
+    """What a config costs, without reading data, and without computing unless it is asked for.
 
     Args:
         config: a YAML file, the directory of a run or model, a mapping or a config; None for the default run.
+        measure: run a few steps, to tell the speed on this machine.
         **overrides: dotted keys to values, as in `**{"model.d_model": 512}`.
 
     Raises:
         ConfigError: when the composition is illegal or a value is refused.
         CheckpointError: when a model directory is damaged.
     """
-    return checked(subject_of(config, overrides))
+    return checked(subject_of(config, overrides), measure)
 
 
-def checked(subject: Subject) -> Check:
-    """What a model costs, and its run where there is one.
+def checked(subject: Subject, measure: bool = False) -> Check:
+    """What a model costs, and its run where there is one; with `measure` its speed as well.
 
     Raises:
         ConfigError: when no such model can be built.
@@ -157,9 +163,12 @@ def checked(subject: Subject) -> Check:
     lengths = _lengths(subject.model)
     longest = lengths[-1] if lengths else None
     by_length = {length: costs.decoding_flops(length) for length in lengths}
-    training = None
+    training, unknown = None, ""
     if run is not None:
-        training = training_memory(run.model, run.training, length, run.data.isolate_documents, device, dtype)
+        try:
+            training = training_memory(run.model, run.training, length, run.data.isolate_documents, device, dtype)
+        except NotRehearsed as error:
+            unknown = f"a part of the model looks at numbers, which are not there before it runs ({error})"
     weights = costs.parameters.total * dtype.itemsize
     return Check(
         vocab_size=subject.model.vocab_size or 0,
@@ -179,8 +188,10 @@ def checked(subject: Subject) -> Check:
             weights=weights,
             decoding={length: weights + model.init_state(1, length, dtype=dtype).n_bytes for length in lengths},
             training=training,
+            unknown=unknown,
         ),
         exports=(),
+        measured=calibrate(subject.model, run, costs, device, dtype) if measure else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sublayer.errors import ConfigError
 from sublayer.model import ModelConfig
-from sublayer.run import RunConfig, read_config
+from sublayer.run import RunConfig, read_config, values_of
 from sublayer.run_directory import CONFIG as RUN
 
 Source = str | Path | Mapping[str, Any] | RunConfig | ModelConfig | None
@@ -46,7 +46,7 @@ def subject_of(source: Source, overrides: Sequence[str] | Mapping[str, Any] = ()
         if source.vocab_size is None:
             raise ConfigError("vocab_size: is required to check a model alone; in a run it comes from the tokenizer.")
         return Subject(source, None)
-    run = read_config(source.tree() if isinstance(source, RunConfig) else source, overrides)
+    run = read_config(values_of(source) if isinstance(source, RunConfig) else source, overrides)
     if run.model.vocab_size is not None:
         return Subject(run.model, run)
     tokenizer = run.data.tokenizer

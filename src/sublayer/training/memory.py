@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
 from sublayer.model.cost import ghost
 from sublayer.model.loss import CHUNK_BYTES
@@ -28,11 +27,20 @@ FRAGMENTED = 1.55
 """What a thread's part of the C library's memory grows to, over what stands in it at the highest point.  Measured with
 glibc 2.36, whose parts for threads are heaps of 64 MiB, in benchmarks/check.py."""
 
-LIBRARIES = 200 * 10**6
+LIBRARIES = 150 * 10**6
 """Bytes that the first steps load on a CPU: kernels compiled on the spot, their work areas, code not touched before."""
 
 COPIES = 2
 """Copies of weights and optimizer state that stand in memory while a training state is written."""
+
+
+ROOM = (0.4, 0.8)
+"""Of what the first step leaves behind: a block of up to the first share is found in it, one beyond the second is not,
+and between them it depends on what lies where."""
+
+
+class NotRehearsed(RuntimeError):
+    """A model whose memory cannot be estimated; the message is what PyTorch said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,8 @@ def training_memory(
         device, dtype: as for training.
 
     Raises:
-        ConfigError: when a part of the model looks at numbers, which a rehearsal does not have.
+        NotRehearsed: when a part of the model looks at numbers, which a rehearsal does not have.
+        ConfigError: when several threads are asked for where only one can be.
     """
     rows = training.batch_size // training.accumulation
     threads = min(rows, choose_threads(training.threads, rows, device, training.compile))
@@ -102,11 +111,8 @@ def training_memory(
         with rehearsal:
             optimizer, updating = _update(rehearsal, hollow, training)
             share = _share(rehearsal, hollow, -(-rows // threads), sequence_length, packed, dtype)
-    except RuntimeError as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ConfigError(
-            f"model: its memory cannot be estimated, since a part of it looks at numbers: {first_line}."
-        ) from error
+    except (RuntimeError, TypeError) as error:
+        raise NotRehearsed((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")) from error
 
     n_shares = threads * training.accumulation
     # Shares that draw random numbers are computed one after the other (`Crew.map_training`).
@@ -117,12 +123,15 @@ def training_memory(
     allocator = libraries = saving = 0
     if device.type == "cpu":
         libraries = LIBRARIES
+        first = share.small + small_weights
         if abreast > 1:
             # The first step's shares are computed one after the other, by a thread that computes none later.
-            first = share.small + small_weights
             allocator = int(first + (FRAGMENTED - 1) * abreast * (share.small + small_weights * summed))
-        # Nothing large is left of the step, but what is small is still with the allocator.
-        saving = COPIES * (weights + optimizer) - (gradients + activations) + abreast * share.small
+        # Nothing large is left of the step, but what is small is still with the allocator, with room for a copy perhaps.
+        state = weights + optimizer
+        saving = max(0, COPIES * state - (gradients + activations) + abreast * share.small)
+        if abreast > 1:
+            saving = int(saving * _missing(state / first))
     step = weights + optimizer + gradients + activations
     return TrainingMemory(
         weights=weights,
@@ -131,11 +140,17 @@ def training_memory(
         activations=activations,
         allocator=allocator,
         libraries=libraries,
-        saving=max(0, saving),
-        peak=step + allocator + libraries + max(0, saving),
+        saving=saving,
+        peak=step + allocator + libraries + saving,
         sequences=rows,
         threads=abreast,
     )
+
+
+def _missing(size: float) -> float:
+    """How much of a block must be asked for anew, given its size as a share of what lies free."""
+    found, lost = ROOM
+    return min(1.0, max(0.0, (size - found) / (lost - found)))
 
 
 def _update(rehearsal: Rehearsal, model: nn.Module, training: TrainingConfig) -> tuple[int, int]:
@@ -144,11 +159,9 @@ def _update(rehearsal: Rehearsal, model: nn.Module, training: TrainingConfig) ->
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
     before = rehearsal.held
-    optimizer.step(1.0)
-    remembered = rehearsal.held - before
     rehearsal.mark()
     optimizer.step(1.0)
-    updating = rehearsal.peak - rehearsal.held
+    remembered, updating = rehearsal.held - before, rehearsal.peak - rehearsal.held
     model.zero_grad()
     return remembered, updating
 
@@ -180,8 +193,10 @@ class _Loss:
         self._device = rehearsal.device
         self._gradients = self._new()
         cast = torch.empty(vocab_size, width, dtype=dtype, device=self._device) if dtype != torch.float32 else None
-        chunk = torch.empty(3 * CHUNK_BYTES, dtype=torch.uint8, device=self._device)
-        del cast, chunk
+        n_rows = min(n_tokens, max(1, CHUNK_BYTES // (4 * vocab_size)))
+        # A chunk's logits, the logarithms of their softmax, and the latter of the chunk before.
+        logits = torch.empty(2 + (n_rows < n_tokens), n_rows, vocab_size, device=self._device)
+        del cast, logits
 
     def backward(self, gradient: Tensor) -> None:
         """The gradients were computed with the loss; they are multiplied by a number, and the first ones let go."""

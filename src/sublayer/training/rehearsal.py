@@ -79,7 +79,7 @@ class Rehearsal(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Hollow(ghost, self.device)
 
     def inhabit(self, model: nn.Module) -> None:
-        """Replace the parameters and buffers of a model on the meta device by hollow ones."""
+        """Make the parameters and buffers of a model on the meta device hollow; to be done before entering."""
         for module in model.modules():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
