@@ -127,7 +127,7 @@ def training_memory(
         if abreast > 1:
             # The first step's shares are computed one after the other, by a thread that computes none later.
             allocator = int(first + (FRAGMENTED - 1) * abreast * (share.small + small_weights * summed))
-        # Nothing large is left of the step, but what is small is still with the allocator, with room for a copy perhaps.
+        # Nothing large is left of the step, but what is small is still with the allocator, where a copy may fit in.
         state = weights + optimizer
         saving = max(0, COPIES * state - (gradients + activations) + abreast * share.small)
         if abreast > 1:

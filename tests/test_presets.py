@@ -1,0 +1,64 @@
+"""The shipped configs: the papers' models in size, and smaller ones that train."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sublayer as sl
+from sublayer.cli import main
+from sublayer.run import presets, read_preset
+
+PAPERS = {
+    "gpt2": 124_439_808,
+    "llama": 8_030_261_248,
+    "mistral": 7_241_732_096,
+    "bloom": 559_214_592 - 2 * 1024,  # less the norm behind its embeddings
+}
+"""Parameters of the models that their authors published."""
+
+MINIS = [name for name in presets() if name == "default" or name.endswith("-mini")]
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_legal_and_checked(name: str) -> None:
+    told = sl.check(read_preset(name), device="cpu")
+    assert told.memory.training is not None
+    assert told.memory.training.peak > 4 * told.parameters.total
+    if name in PAPERS:
+        assert told.parameters.total == PAPERS[name]
+
+
+def test_there_is_a_small_one_for_each() -> None:
+    assert {name.removesuffix("-mini") for name in MINIS} >= {"gpt2", "llama", "bloom", "mistral", "transformer"}
+    for name in MINIS:
+        assert sl.check(read_preset(name)).parameters.total < 1.3e6
+
+
+@pytest.mark.parametrize("name", ["llama-mini", "mistral-mini"])
+def test_a_small_one_has_the_parts_of_the_large(name: str) -> None:
+    large, small = (sl.check(read_preset(each)).layers[0] for each in (name.removesuffix("-mini"), name))
+    for field in ("position", "feed_forward", "residual", "norm"):
+        assert getattr(large, field)["kind"] == getattr(small, field)["kind"]
+    assert large.attention["pattern"]["kind"] == small.attention["pattern"]["kind"]
+    assert small.attention["n_kv_heads"] < small.attention["n_heads"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MINIS)
+def test_it_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBLAYER_CACHE", str(tmp_path / "cache"))
+    words = "the house has rooms and floors and a room reads from lower floors alone ".split()
+    (tmp_path / "text.md").write_text("\n".join(" ".join(words[n % 13 :] + words) for n in range(4000)))
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                *("train", "--preset", name, "--out", str(out), "training.steps=30", "training.baselines=false"),
+                *(f"data.sources=[{{kind: text, path: {tmp_path / 'text.md'}}}]", "training.logging.every=1"),
+            ]
+        )
+    assert left.value.code in (0, None)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
