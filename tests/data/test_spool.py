@@ -88,6 +88,18 @@ def test_segments_come_back_as_they_were(tmp_path: Path) -> None:
     assert spool.has_segments
 
 
+def test_a_long_segment_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "PIECE", 100)
+    long = prose(0, 20)
+    segments = (Segment(long, scored=False), Segment(long, special=True))
+    spool = spooled(tmp_path, Document("a", "d", segments=segments))
+    *pieces, whole = spool.segments(*spool.places(0, 1))
+    assert "".join(piece.text for piece in pieces) == long
+    assert len(pieces) > 5
+    assert not any(piece.scored or piece.special for piece in pieces)
+    assert whole == segments[1]
+
+
 def test_names_are_one_line_each(tmp_path: Path) -> None:
     spool = spooled(tmp_path, Document("a\nb\x85c", "d", "x"), Document("\udc80", "d", "y"), Document("", "d", "z"))
     assert spool.keys(0, 3) == [b"a b c", b"?", b""]

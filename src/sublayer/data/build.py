@@ -220,7 +220,8 @@ class _Work:
         return directory
 
     def _path(self, number: int) -> Path:
-        return self._place / "chunks" / f"{number:06d}.npz"
+        chunk = self._chunks[number]  # named by its place, so that chunks of another size are not taken for it
+        return self._place / "chunks" / f"{chunk.spool:04d}-{chunk.begin}-{chunk.end}.npz"
 
     def _tokens(self, chunk: Chunk, told: Callable[[int], None] = lambda size: None) -> dict[tuple[int, Side], Columns]:
         return tokenize(self._spools[chunk.spool], self._splits[chunk.spool], chunk, self._tokenizer, told)

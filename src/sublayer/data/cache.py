@@ -72,6 +72,10 @@ def open_or_build(config: DataConfig, cache: Path, progress: Progress) -> tuple[
     with _lock(directory) as alone:
         # Without a lock, another process may be at work in the same place.
         unfinished = directory.with_name(f".{key}.{'unfinished' if alone else os.getpid()}")
+        if alone:
+            for leftover in directory.parent.glob(f".{key}.*"):
+                if leftover != unfinished:  # of a process without a lock, or that was killed while it put this in place
+                    remove(leftover)
         shards = _opened(directory)
         if shards is None:
             try:

@@ -46,28 +46,20 @@ def chunks(spools: Sequence[Spool], splits: Sequence[Split]) -> list[Chunk]:
 
 
 def _runs(spool: Spool) -> Iterator[tuple[int, int, int, int]]:
-    """Consecutive documents of at most CHUNK bytes together, or a single larger one: numbers and bytes."""
-    first = begin = done = 0  # of the run, and the documents of earlier blocks
-    end = 0
+    """Consecutive documents of at most CHUNK bytes together, or a single larger one: numbers and bytes.
+
+    None reaches from one block of the index into the next, so that very small documents are not too many together.
+    """
+    begin = done = 0
     for entries_N, sizes_N in spool.blocks():
         ends_N = entries_N["end"].astype(np.int64)
-        at = 0
-        while at < len(ends_N):
-            # As many documents more as fit; the first of a run always does.
-            fits = int(np.searchsorted(ends_N, begin + CHUNK, side="right"))
-            if fits > at:
-                at, end = fits, int(ends_N[fits - 1])
-            if at == len(ends_N):
-                break
-            if done + at > first:
-                yield first, done + at, begin, end
-            else:
-                at, end = at + 1, int(ends_N[at])
-                yield first, done + at, begin, end
-            first, begin = done + at, end
+        first = 0
+        while first < len(sizes_N):
+            last = max(first + 1, int(np.searchsorted(ends_N, begin + CHUNK, side="right")))
+            end = int(ends_N[last - 1])
+            yield done + first, done + last, begin, end
+            first, begin = last, end
         done += len(sizes_N)
-    if done > first:
-        yield first, done, begin, end
 
 
 def _cut(number: int, spool: Spool, split: Split, first: int, last: int, begin: int, end: int) -> Iterator[Chunk]:

@@ -173,19 +173,19 @@ class Spool:
             return file.read(int(self.entries(last - 1, last)["key_end"][0]) - begin).split(b"\n")[:-1]
 
     def segments(self, place: Place) -> list[Segment]:
-        """The segments of a document that came in some."""
+        """The segments of a document that came in some; a long one that is not special in pieces, as `read` cuts it."""
         segments_S = np.fromfile(
             self.path.with_suffix(".segments"),
             dtype=SEGMENT,
             count=place.segment_end - place.segment_begin,
             offset=place.segment_begin * SEGMENT.itemsize,
         )
-        content, begin = self.content(place.begin, place.end), 0
-        found = []
+        found, begin = [], place.begin
         for end, flags in segments_S.tolist():
-            text = content[begin : end - place.begin].decode()
-            found.append(Segment(text, scored=bool(flags & SCORED), special=bool(flags & SPECIAL)))
-            begin = end - place.begin
+            scored, special = bool(flags & SCORED), bool(flags & SPECIAL)
+            contents = [self.content(begin, end)] if special else self.read(begin, end)
+            found += [Segment(content.decode(), scored, special) for content in contents]
+            begin = end
         return found
 
     def content(self, begin: int, end: int) -> bytes:
