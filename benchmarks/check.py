@@ -14,15 +14,20 @@ import json
 import os
 import random
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from timing import table
+
 from sublayer.preflight import check
-from sublayer.run import read_config
+from sublayer.run import RunConfig, read_config, read_preset
+from sublayer.training import Watcher
 
 STEPS = 4
 
@@ -83,9 +88,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SUBLAYER_CACHE"] = f"{folder}/cache"
         write_text(Path(folder) / "text")
+        if arguments.table:
+            rows = [everything(name, folder) for name in PRESETS]
+            print(json.dumps(rows) if arguments.json else in_markdown(rows))
+            return
         rows = [memory(name, changes, folder) for name, changes in TEN.items()]
-    if arguments.json:
-        print(json.dumps(rows))
+        if arguments.json:
+            print(json.dumps(rows))
 
 
 def memory(name: str, changes: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -102,6 +111,62 @@ def memory(name: str, changes: dict[str, Any], folder: str) -> dict[str, Any]:
         flush=True,
     )
     return {"name": name, "estimated": estimated, "measured": measured}
+
+
+def everything(name: str, folder: str) -> dict[str, Any]:
+    """All that is told of a preset, each figure as (told, found)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sublayer.model import Transformer
+
+    told = check(read_preset(name), measure=True)
+    config = read_config(read_preset(name), quick(folder) | {"model.vocab_size": told.vocab_size})
+    model = Transformer(config.model)
+    attention = config.model.attention.model_copy(update={"kernel": "reference"})
+    traced = Transformer(config.model.model_copy(update={"attention": attention}))
+    tokens = torch.zeros(1, config.data.sequence_length, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        traced(tokens, targets=tokens).loss.backward()
+    longest = max(told.memory.decoding)
+    dtype = getattr(torch, told.dtype)
+    held = (
+        model.init_state(1, longest, dtype=dtype).n_bytes + sum(p.numel() for p in model.parameters()) * dtype.itemsize
+    )
+    ran = run(longer(config, 16).tree())
+    assert told.memory.training is not None and told.measured is not None
+    row = {
+        "name": name,
+        "parameters": (told.parameters.total, model.n_parameters()),
+        "flops": (told.flops_per_token.training, counter.get_total_flops() / tokens.numel()),
+        "decoding memory": (told.memory.decoding[longest], held),
+        "training memory": (told.memory.training.peak, ran["peak"]),
+        "training speed": (told.measured.training_tokens_per_second, ran["training"]),
+        "decoding speed": (told.measured.decoding_tokens_per_second, ran["decoding"]),
+    }
+    print(row, file=sys.stderr, flush=True)
+    return row
+
+
+def in_markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows of `everything`, each figure as told beside found."""
+    scale = {"parameters": (1, ""), "flops": (1e6, " M"), "decoding memory": (1e6, " MB")}
+    scale |= {"training memory": (1e6, " MB"), "training speed": (1, "/s"), "decoding speed": (1, "/s")}
+    names = list(scale)
+
+    def cell(name: str, told: float, found: float) -> str:
+        size, unit = scale[name]
+        digits = 2 if size > 1 and told < 100 * size else 0
+        return f"{told / size:,.{digits}f} · {found / size:,.{digits}f}{unit} ({told / found:.2f})"
+
+    lines = [[row["name"], *(cell(name, *row[name]) for name in names)] for row in rows]
+    return table(["preset", *names], lines)
+
+
+def longer(config: RunConfig, steps: int) -> RunConfig:
+    """The same run with more steps."""
+    training = config.training.model_copy(update={"steps": steps})
+    return config.model_copy(update={"training": training})
 
 
 def quick(folder: str) -> dict[str, Any]:
@@ -127,9 +192,8 @@ def run(config: dict[str, Any]) -> dict[str, float]:
 
 def train(tree: dict[str, Any]) -> dict[str, float]:
     """Trains, and gives the bytes held at the highest point above those held before."""
-    import torch
-
-    import sublayer.api  # noqa: F401  (imports all that a run needs)
+    from sublayer.api import generate, load
+    from sublayer.checkpoint import save_description
     from sublayer.data import prepare
     from sublayer.training import train as train_model
     from sublayer.training.device import choose_device, choose_dtype
@@ -140,6 +204,7 @@ def train(tree: dict[str, Any]) -> dict[str, float]:
     config = config.with_vocabulary(corpus.tokenizer.vocab_size)
     Path("/proc/self/clear_refs").write_text("5")  # the highest point is counted from here
     before = status("VmRSS")
+    watcher = Speeds()
     with tempfile.TemporaryDirectory() as directory:
         train_model(
             config.model,
@@ -149,8 +214,31 @@ def train(tree: dict[str, Any]) -> dict[str, float]:
             identity=config.tree(),
             device=device,
             dtype=choose_dtype(config.dtype, device),
+            watcher=watcher,
         )
-    return {"before": before, "peak": status("VmHWM") - before, "threads": torch.get_num_threads()}
+        peak = status("VmHWM") - before
+        save_description(Path(directory), config.model, corpus.tokenizer)
+        model, tokenizer = load(directory, dtype=config.dtype)
+    model.pack()
+    began: list[float] = []
+    generate(model, tokenizer, "e" * 63, max_tokens=48, seed=0, on_text=lambda *_: began.append(time.perf_counter()))
+    gaps = [later - earlier for earlier, later in pairwise(began)]
+    return {
+        "before": before,
+        "peak": peak,
+        "training": statistics.median(watcher.speeds[2:] or watcher.speeds),
+        "decoding": 1 / statistics.median(gaps) if gaps else float("nan"),
+    }
+
+
+class Speeds(Watcher):
+    """Keeps the tokens a second of each step."""
+
+    def __init__(self) -> None:
+        self.speeds: list[float] = []
+
+    def trained(self, step: int, loss: float, tokens_per_second: float) -> None:
+        self.speeds.append(tokens_per_second)
 
 
 def status(name: str) -> int:

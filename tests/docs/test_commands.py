@@ -23,6 +23,7 @@ PAGES = (
     "docs/quickstart.md",
     "docs/configuration.md",
     "docs/data.md",
+    "docs/check.md",
     "docs/parts.md",
     "docs/architecture.md",
 )

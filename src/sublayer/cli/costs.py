@@ -52,7 +52,7 @@ def _layers(check: Check) -> Table:
 
 
 def _kernels(check: Check) -> Table:
-    table = _table("kernels", "layer", "in", "kernel", "why")
+    table = _table("kernels", "layer", "when", "kernel", "why")
     for when in ("training", "decoding"):
         alike: dict[Any, list[LayerCheck]] = {}
         for layer in check.layers:
@@ -84,18 +84,19 @@ def _memory(check: Check) -> Table:
     table = _table("memory", "", "all", "", right=["all"])
     table.show_header = False
     memory = check.memory
+    table.add_row("weights", _bytes(memory.weights), f"in {check.dtype}")
     for number, (length, n_bytes) in enumerate(memory.decoding.items()):
-        note = f"a text of {length:,} tokens: {_bytes(memory.weights)} of weights in {check.dtype}, the rest caches"
-        table.add_row("" if number else "decoding", _bytes(n_bytes), note)
+        table.add_row("" if number else "decoding", _bytes(n_bytes), f"weights, and the caches of {length:,} tokens")
     if memory.training is not None:
         peak = memory.training
         table.add_row("training, at its peak", _bytes(peak.peak), "estimated; of this:")
+        rows = "1 row" if peak.sequences == 1 else f"{peak.sequences:,} rows"
         threads = f" in {peak.threads} threads" if peak.threads > 1 else ""
         for name, value in (
             ("weights", peak.weights),
             ("of the optimizer", peak.optimizer),
             (f"gradients{threads}", peak.gradients),
-            (f"activations of {peak.sequences} rows{threads}", peak.activations),
+            (f"activations of {rows}{threads}", peak.activations),
             ("freed, and kept by the C library", peak.allocator),
             ("of the libraries", peak.libraries),
             ("copies while the training state is saved", peak.saving),
