@@ -7,7 +7,6 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from sublayer.data.chunks import Chunk, chunks
@@ -20,7 +19,7 @@ from sublayer.data.sources import SourceConfig
 from sublayer.data.split import Side, Split, divide, whole
 from sublayer.data.spool import Spool, opened_spool
 from sublayer.data.tokenizer import Tokenizer
-from sublayer.data.tokenizing import Columns, read_chunk, tokenize, write_chunk
+from sublayer.data.tokenizing import Streams, read_chunk, tokenize, write_chunk
 from sublayer.data.worker import order
 from sublayer.data.workers import MOST, Workers, n_cores
 from sublayer.errors import DataError
@@ -104,6 +103,7 @@ class _Told:
         size: how many bytes there are, if that is known.
         part: the number of this part of the stage.
         parts: how many parts it has.
+        done: how many bytes an earlier build has done.
     """
 
     def __init__(
@@ -111,7 +111,13 @@ class _Told:
     ) -> None:
         self._stage, self._progress = stage, progress
         self._size, self._part, self._parts = size, part, parts
-        self._first, self._began, self._last = done, time.monotonic(), 0.0
+        self._first = self._done = done
+        self._began, self._last = time.monotonic(), 0.0
+
+    def more(self, size: int) -> None:
+        """So many bytes more are done."""
+        self._done += size
+        self(self._done)
 
     def __call__(self, done: int) -> None:
         """So many bytes are done."""
@@ -167,33 +173,21 @@ class _Work:
 
     def tokenize(self, progress: Progress) -> None:
         """Write the files of all chunks that have none yet: in this process, or on all cores where that pays."""
-        missing = [number for number in range(len(self._chunks)) if not self._path(number).is_file()]
-        size = sum(chunk.end - chunk.begin for chunk in self._chunks)
-        left = sum(self._chunks[number].end - self._chunks[number].begin for number in missing)
-        done = size - left
-        told = _Told("tokenizing", progress, size, done=done)
+        missing = [chunk for chunk in self._chunks if not self._path(chunk).is_file()]
+        size, left = (sum(chunk.end - chunk.begin for chunk in some) for some in (self._chunks, missing))
+        told = _Told("tokenizing", progress, size, done=size - left)
         n_workers = min(n_cores(), MOST, len(missing))
         if left <= ALONE or n_workers < 2 or not sys.executable:
-            for number in missing:
-                before = done
-
-                def within(more: int, before: int = before) -> None:
-                    nonlocal done
-                    done += more
-                    told(done)
-
-                write_chunk(self._path(number), self._tokens(self._chunks[number], within))
-                done = before + self._chunks[number].end - self._chunks[number].begin
+            for chunk in missing:
+                self._write(chunk, told.more)
         else:
             orders = [
-                order(self._spools[chunk.spool].path, self._splits[chunk.spool], chunk, self._path(number))
-                for number, chunk in ((number, self._chunks[number]) for number in missing)
+                order(self._spools[chunk.spool].path, self._splits[chunk.spool], chunk, self._path(chunk))
+                for chunk in missing
             ]
             with Workers(n_workers, self._place / "tokenizer") as workers:
-                for place in workers.each(orders):
-                    chunk = self._chunks[missing[place]]
-                    done += chunk.end - chunk.begin
-                    told(done)
+                for number in workers.each(orders):
+                    told.more(missing[number].end - missing[number].begin)
         progress("tokenizing", 1.0, 0.0)
 
     def assemble(self, n_sources: int, skipped: Sequence[Skipped]) -> Path:
@@ -204,33 +198,32 @@ class _Work:
         streams: list[TokenStream] = []
         for number, spool in enumerate(self._spools):
             writers: dict[tuple[str, Side], StreamWriter] = {}
-            with ExitStack() as open_files:
-                for place, chunk in enumerate(self._chunks):
-                    if chunk.spool != number:
-                        continue
-                    for (domain, side), columns in self._read(place).items():
-                        name = spool.domains[domain], side
-                        if name not in writers:
-                            file = f"{number:04d}-{domain}-{side}.tokens"
-                            writers[name] = open_files.enter_context(StreamWriter(directory, file, self._tokenizer))
-                        writers[name].append(columns)
-                source = number if number < n_sources else number - n_sources
-                streams += [writers[domain, side].finish(source, domain, side) for domain, side in sorted(writers)]
+            for chunk in self._chunks:
+                if chunk.spool != number:
+                    continue
+                for (domain, side), columns in self._read(chunk).items():
+                    name = spool.domains[domain], side
+                    if name not in writers:
+                        writers[name] = StreamWriter(directory, f"{number:04d}-{domain}-{side}.tokens", self._tokenizer)
+                    writers[name].append(columns)
+            source = number if number < n_sources else number - n_sources
+            streams += [writers[domain, side].finish(source, domain, side) for domain, side in sorted(writers)]
         write_manifest(directory, streams, self._tokenizer, skipped)
         return directory
 
-    def _path(self, number: int) -> Path:
-        chunk = self._chunks[number]  # named by its place, so that chunks of another size are not taken for it
+    def _path(self, chunk: Chunk) -> Path:
+        # Named by its place, so that chunks of another size are not taken for it.
         return self._place / "chunks" / f"{chunk.spool:04d}-{chunk.begin}-{chunk.end}.npz"
 
-    def _tokens(self, chunk: Chunk, told: Callable[[int], None] = lambda size: None) -> dict[tuple[int, Side], Columns]:
-        return tokenize(self._spools[chunk.spool], self._splits[chunk.spool], chunk, self._tokenizer, told)
+    def _write(self, chunk: Chunk, told: Callable[[int], None] = lambda size: None) -> None:
+        spool, split = self._spools[chunk.spool], self._splits[chunk.spool]
+        write_chunk(self._path(chunk), tokenize(spool, split, chunk, self._tokenizer, told))
 
-    def _read(self, number: int) -> dict[tuple[int, Side], Columns]:
+    def _read(self, chunk: Chunk) -> Streams:
         """What a chunk gave; made again where the machine went down before its file was on the disk."""
-        streams = read_chunk(self._path(number))
+        streams = read_chunk(self._path(chunk))
         if streams is None:
-            write_chunk(self._path(number), self._tokens(self._chunks[number]))
-            streams = read_chunk(self._path(number))
+            self._write(chunk)
+            streams = read_chunk(self._path(chunk))
             assert streams is not None
-        return dict(streams)
+        return streams

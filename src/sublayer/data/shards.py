@@ -12,9 +12,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from io import BufferedWriter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +80,7 @@ class StreamWriter:
     """Appends what chunks give to a stream's files.
 
     Args:
-        directory: where the files go.
+        directory: where the files go; there are none of them yet.
         file: the name of the one of tokens.
         tokenizer: whose ids these are.
     """
@@ -91,15 +90,7 @@ class StreamWriter:
         self._bytes_per_token = tokenizer.bytes_per_token
         self._documents = self._tokens = self._bytes = self._scored = self._scored_bytes = 0
         self._marked = False
-        self._files: dict[str, BufferedWriter] = {}
         self._last: dict[str, NDArray[Any]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._files.values():
-            file.close()
 
     def append(self, columns: Columns) -> None:
         """Write what a chunk gave, after those before it."""
@@ -153,10 +144,9 @@ class StreamWriter:
         self._last = {}
 
     def _write(self, name: str, column: NDArray[Any]) -> None:
-        if name not in self._files:
-            self._files[name] = self._path.with_suffix(f".{name}").open("wb")
-        # `tofile` would not say why it failed.
-        self._files[name].write(b"".join(key + b"\n" for key in column) if name == "keys" else column.tobytes())
+        with self._path.with_suffix(f".{name}").open("ab") as file:
+            # `tofile` would not say why it failed.
+            file.write(b"".join(key + b"\n" for key in column) if name == "keys" else column.tobytes())
 
 
 def write_manifest(

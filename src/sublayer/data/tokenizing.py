@@ -37,6 +37,9 @@ targets, its bytes, and a hash of its text."""
 Columns = Mapping[str, NDArray[Any]]
 """Of a stream, by the suffix of its file: see `sublayer.data.shards`."""
 
+Streams = Mapping[tuple[int, Side], Columns]
+"""By the number of the domain in its spool, and the side."""
+
 
 class Opening(NamedTuple):
     """What is known of a document where it begins: its name, the token in front (none when it began in the chunk
@@ -116,8 +119,8 @@ def hash_on(before: int, after: int) -> int:
 
 def tokenize(
     spool: Spool, split: Split, chunk: Chunk, tokenizer: Tokenizer, told: Callable[[int], None] = lambda size: None
-) -> dict[tuple[int, Side], Columns]:
-    """The tokens of a chunk, by the number of the domain and the side.
+) -> Streams:
+    """The tokens of a chunk.
 
     Args:
         spool: where the chunk lies.
@@ -184,7 +187,7 @@ def _ids(batch: Sequence[tuple[Tokens, Opening | None, Segment]], tokenizer: Tok
     )
 
 
-def write_chunk(path: Path, streams: Mapping[tuple[int, Side], Columns]) -> None:
+def write_chunk(path: Path, streams: Streams) -> None:
     """Write down what `tokenize` gave.
 
     Raises:
@@ -199,7 +202,7 @@ def write_chunk(path: Path, streams: Mapping[tuple[int, Side], Columns]) -> None
         np.savez(file, **arrays)
 
 
-def read_chunk(path: Path) -> dict[tuple[int, Side], dict[str, NDArray[Any]]] | None:
+def read_chunk(path: Path) -> Streams | None:
     """What `write_chunk` wrote; None when it is missing or damaged."""
     streams: dict[tuple[int, Side], dict[str, NDArray[Any]]] = {}
     try:

@@ -36,7 +36,7 @@ class Workers:
     """
 
     def __init__(self, count: int, tokenizer_directory: Path) -> None:
-        # The folders that this process imports from, and not the working directory, where anything may lie.
+        # They import from where this process does; -P keeps them from the working directory, where anything may lie.
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),  # noqa: PTH100 (no links followed)
             "TOKENIZERS_PARALLELISM": "false",
