@@ -39,8 +39,10 @@ class Dense:
         if q_BHTK.dtype != torch.bfloat16:
             return f"the fused kernel is faster in {str(q_BHTK.dtype).removeprefix('torch.')}"
         if not q_BHTK.requires_grad:
-            many = is_cpu_step(q_BHTK) and q_BHTK.numel() * call.span.key_positions.shape[1] > STEP
-            return None if many else "the fused kernel is faster without gradients"
+            if not is_cpu_step(q_BHTK):
+                return "the fused kernel is faster without gradients"
+            many = q_BHTK.numel() * call.span.key_positions.shape[1] > STEP
+            return None if many else "the fused kernel is faster over so few keys"
         if call.span.query_positions.shape[1] * call.span.key_positions.shape[1] > LONGEST:
             return "the fused kernel is faster for a sequence so long"
         if call.score_change is not None:
