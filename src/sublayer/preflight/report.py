@@ -197,9 +197,10 @@ def checked(subject: Subject, measure: bool = False) -> Check:
 
 def _lengths(model: ModelConfig) -> list[int]:
     """Lengths of text whose decoding is told, rising to the model's own; none when it does not decode."""
-    if model.stack != "decoder" or model.cache_exact().reason:
+    exact = model.cache_exact()
+    if model.stack != "decoder" or exact.reason:
         return []
-    longest, length = model.max_length, SHORTEST
+    longest, length = min(model.max_length, exact.length or model.max_length), SHORTEST
     if longest <= SHORTEST:
         return sorted({max(1, longest // 4), max(1, longest // 2), longest})
     lengths = []
@@ -219,7 +220,6 @@ def _layers(
     dtype: torch.dtype,
 ) -> tuple[LayerCheck, ...]:
     shape, run = subject.model.shape, subject.run
-    memories = None if longest is None else model.init_state(1, longest, dtype=dtype).layers
     together: dict[int, list[int]] = {}  # the first of equal layers, and all of them
     for number, layer in enumerate(costs.layers):
         first = next((first for first in together if costs.layers[first].config == layer.config), number)
@@ -227,23 +227,27 @@ def _layers(
     found = []
     for numbers in together.values():
         layer = costs.layers[numbers[0]]
-        packed = run is not None and run.data.isolate_documents
+        config, by_itself = layer.config, layer.token_flops
+        training = decoding = keeps = decoding_flops = None
+        if run is not None:
+            training = training_kernel(config, shape, length, run.data.isolate_documents, device, dtype)
+        if longest is not None:
+            kept = layer.kept(longest)
+            decoding = decoding_kernel(config, shape, kept, device, dtype)
+            decoding_flops = by_itself + layer.pair_flops * kept
+            keeps = _keeps(model.init_state(1, longest, dtype=dtype).layers[numbers[0]], longest)
         found.append(
             LayerCheck(
                 layers=tuple(numbers),
-                **{name: getattr(layer.config, name).tree() for name in LAYER_FIELDS},
-                training_kernel=None
-                if run is None
-                else training_kernel(layer.config, shape, length, packed, device, dtype),
-                decoding_kernel=None
-                if longest is None
-                else decoding_kernel(layer.config, shape, layer.kept(longest), device, dtype),
-                cache_exact=layer.config.cache_exact(shape),
+                **{name: getattr(config, name).tree() for name in LAYER_FIELDS},
+                training_kernel=training,
+                decoding_kernel=decoding,
+                cache_exact=config.cache_exact(shape),
                 parameters=layer.parameters,
                 active=layer.active,
-                training_flops=(1 + BACKWARD) * (layer.token_flops + layer.pair_flops * length),
-                decoding_flops=None if longest is None else layer.token_flops + layer.pair_flops * layer.kept(longest),
-                keeps=None if memories is None or longest is None else _keeps(memories[numbers[0]], longest),
+                training_flops=(1 + BACKWARD) * (by_itself + layer.pair_flops * length),
+                decoding_flops=decoding_flops,
+                keeps=keeps,
             )
         )
     return tuple(found)
