@@ -120,7 +120,7 @@ def _stretch(corpus: Corpus, tokens: list[int], document: int, scored: bool, new
 
 def _table(title: str, columns: Sequence[str], n_text: int) -> Table:
     """A table of which the first columns hold text and the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 3, 0, 0))
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < n_text else "right", header_style="dim")
     return table
