@@ -89,6 +89,9 @@ def open_or_build(config: DataConfig, cache: Path, progress: Progress) -> tuple[
                 shards = _opened(directory)
                 if shards is None:
                     raise RunError(explain(error, directory)) from error
+            finally:
+                if not alone:  # nobody will know it again
+                    remove(unfinished)
         remove(unfinished)
     return key, shards
 
