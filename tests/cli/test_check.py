@@ -40,7 +40,7 @@ def test_no_line_is_too_long_and_none_is_cut(
     columns: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    for arguments in ([str(config)], ["--preset", "mistral"], []):
+    for arguments in ([str(config)], ["--preset", "mistral"]):
         shown = run(capsys, "check", *arguments)
         assert max(len(line) for line in shown.splitlines()) <= int(columns)
         assert "…" not in shown
