@@ -112,11 +112,12 @@ def test_a_wrong_request_is_one_sentence(
 
 @pytest.mark.slow
 def test_it_is_quick() -> None:
-    """Imports included; on a machine that does something else as well it takes a little longer."""
-    seconds = []
+    """Beside PyTorch's import, which is most of it and takes longer on a machine that does something else as well."""
+    seconds: dict[str, list[float]] = {"import torch": [], "from sublayer.cli import main; main(['check'])": []}
     for _ in range(3):
-        began = time.perf_counter()
-        program = [sys.executable, "-c", "from sublayer.cli import main; main(['check'])"]
-        subprocess.run(program, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 5
+        for program, times in seconds.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+            times.append(time.perf_counter() - began)
+    alone, checking = (min(times) for times in seconds.values())
+    assert checking < 4 * alone
