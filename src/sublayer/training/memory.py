@@ -33,7 +33,6 @@ LIBRARIES = 100 * 10**6
 COPIES = 2
 """Copies of weights and optimizer state that stand in memory while a training state is written."""
 
-
 ROOM = (0.4, 0.8)
 """Of what the first step leaves behind: a block of up to the first share is found in it, one beyond the second is not,
 and between them it depends on what lies where."""
@@ -114,10 +113,9 @@ def training_memory(
     except (RuntimeError, TypeError) as error:
         raise NotRehearsed((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")) from error
 
-    n_shares = threads * training.accumulation
     # Shares that draw random numbers are computed one after the other (`Crew.map_training`).
     abreast = 1 if rehearsal.draws else threads
-    summed = n_shares > abreast if threads > 1 else False
+    summed = threads * training.accumulation > abreast
     gradients = weights * (abreast + summed)  # each as large as its weight
     activations = max(abreast * (share.peak - weights), updating - (gradients - weights))
     allocator = libraries = saving = 0
