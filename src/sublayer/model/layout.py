@@ -131,6 +131,8 @@ class Span:
 
     def visible(self, pattern: "Pattern") -> Tensor | None:
         """Which key each query sees, [1 or B, 1, T, S]; None when each sees all."""
+        if pattern.sees_all(self) and self.key_document is None and self.key_valid is None:
+            return None  # as in most decoding steps, where to name the memo would take longer than to look
         return self.once(f"visible {pattern}", lambda: self._visible(pattern))
 
     def _visible(self, pattern: "Pattern") -> Tensor | None:

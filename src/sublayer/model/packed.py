@@ -17,7 +17,7 @@ from sublayer.model.sublayer import Sublayer
 ROWS = 8
 """The number of rows that the layout is chosen for; one suits all that were tried, from 1 to 512."""
 
-LARGE = 1 << 23
+LARGE = 1 << 20
 """Weights from which on a product with a single row is done with four alike: it reads such a matrix faster, while for a
 smaller one that takes longer than it saves."""
 

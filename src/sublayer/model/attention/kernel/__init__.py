@@ -22,8 +22,8 @@ def choose(name: KernelName, call: Attention, q_BHTK: Tensor) -> Kernel:
     """
     if name != "auto" and not call.want_weights:
         return KERNELS[name]
-    carrying = [kernel for kernel in KERNELS.values() if kernel.refuses(call) is None]
-    return next(kernel for kernel in carrying if kernel.passes(call, q_BHTK) is None)
+    asked = KERNELS.values()
+    return next(each for each in asked if each.refuses(call) is None and each.passes(call, q_BHTK) is None)
 
 
 def explain(name: KernelName, call: Attention, q_BHTK: Tensor) -> tuple[Kernel, str]:
