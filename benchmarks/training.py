@@ -58,6 +58,16 @@ def in_shares(model: nn.Module, crew: Crew) -> Callable[[], None]:
     return step
 
 
+def on_cores(step: Callable[[], None], cores: int) -> Callable[[], None]:
+    """A step with all cores for what this thread does; sublayer's own threads have one each."""
+
+    def run() -> None:
+        torch.set_num_threads(cores)
+        step()
+
+    return run
+
+
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     """The same for all."""
     return torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -87,18 +97,13 @@ def main() -> None:
 
     ways: dict[str, Callable[[], None]] = {name: together(model) for name, model in models.items() if name in PEERS}
     crew = Crew(cores, 1)
-    shares = in_shares(models["sublayer"], crew)
-
-    def in_threads() -> None:
-        with crew:  # which gives all cores back to the others afterwards
-            shares()
-
-    ways["sublayer"] = in_threads
+    ways["sublayer"] = in_shares(models["sublayer"], crew)
     if options.compiled:
         for name, build in {"sublayer": ours, "Hugging Face Llama": hugging_face}.items():
             ways[f"{name}, compiled"] = together(torch.compile(build(SMALL).train()))
             sizes[f"{name}, compiled"] = sizes[name]
-    times = medians(ways, options.rounds)
+    with crew:
+        times = medians({name: on_cores(way, cores) for name, way in ways.items()}, options.rounds)
     print(f"torch {torch.__version__}, {cores} cores; {BATCH} sequences of {LENGTH} tokens a step, bfloat16, AdamW")
     print(
         table(

@@ -19,6 +19,9 @@ from sublayer.data.split import Side
 from sublayer.data.tokenizer import Tokenizer
 from sublayer.errors import DataError
 
+WINDOW = 512
+"""Samples whose rows are decided at once."""
+
 
 def prepare(
     config: DataConfig,
@@ -74,6 +77,7 @@ class Corpus:
         self._marks = {stream.file: shards.marks(stream) for stream in shards.streams}
         self._rows = {stream.file: self._rows_of(stream) for stream in shards.streams}
         self._refuse_too_little()
+        self._places: dict[tuple[int, int], list[tuple[str, int]]] = {}
         self._order = Order([len(self._rows[stream.file]) for stream in self._training], self.shares())
 
     def describe(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -98,9 +102,8 @@ class Corpus:
             first_sample: the global number of the first sample, from 0.
             count: B, at least 1.
         """
-        rows = self._order.rows(seed, np.arange(first_sample, first_sample + count, dtype=np.int64))
-        places = zip(rows.stream_N.tolist(), rows.row_N.tolist(), strict=True)
-        return self._packed([(self._training[stream].file, row) for stream, row in places])
+        places = [self._place(seed, sample) for sample in range(first_sample, first_sample + count)]
+        return self._packed(places)
 
     def epochs(self, n_samples: int) -> list[float]:
         """How many times training reads each of the config's `sources`.
@@ -199,6 +202,17 @@ class Corpus:
             return Contiguous(stream.tokens, length, full=stream.side == "training")
         lengths, scored = (self.shards.documents(stream, column) for column in ("lengths", "scored"))
         return WholeDocuments(lengths, scored, marks_N, length)
+
+    def _place(self, seed: int, sample: int) -> tuple[str, int]:
+        """The file and row of a sample; decided for many samples at once, which takes no longer than for one."""
+        window = (seed, sample // WINDOW)
+        places = self._places.get(window)
+        if places is None:
+            rows = self._order.rows(seed, np.arange(window[1] * WINDOW, (window[1] + 1) * WINDOW, dtype=np.int64))
+            files = [self._training[stream].file for stream in rows.stream_N.tolist()]
+            places = list(zip(files, rows.row_N.tolist(), strict=True))
+            self._places = {window: places}  # the one before is not asked for again
+        return places[sample % WINDOW]
 
     def _packed(self, places: Sequence[tuple[str, int]]) -> Batch:
         """The rows at some places: the stream's file, and the row's number in it."""

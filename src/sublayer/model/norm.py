@@ -15,7 +15,6 @@ from sublayer.model.initialise import Constant, Rule
 from sublayer.model.part import ModelPart
 from sublayer.registry import Registry
 
-
 FEW = 1 << 14
 """Numbers in the input up to which RMSNorm takes its fewest operations rather than the fewest passes over memory."""
 

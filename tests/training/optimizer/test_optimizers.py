@@ -11,7 +11,8 @@ from sublayer.model import ModelConfig, Transformer
 from sublayer.training.optimizer import Optimizer
 from sublayer.training.optimizer.adamw import AdamWConfig
 from sublayer.training.optimizer.base import trained
-from sublayer.training.optimizer.muon import MuonConfig
+from sublayer.training.optimizer.batched_muon import BatchedMuon
+from sublayer.training.optimizer.muon import TOGETHER, MuonConfig
 
 MODEL = {
     "vocab_size": 20,
@@ -148,7 +149,7 @@ def test_muon_takes_the_matrices_in_blocks_and_adamw_the_rest() -> None:
     optimizer = MuonConfig().build(transformer())
     everything = dict(transformer().named_parameters())
     matrices = {name for name, value in everything.items() if name.startswith("blocks.") and value.ndim == 2}
-    assert set(names(optimizer, torch.optim.Muon)) == matrices
+    assert set(names(optimizer, BatchedMuon)) == matrices
     assert set(names(optimizer, torch.optim.AdamW)) == everything.keys() - matrices
     assert {"embedding.weight", "head.weight", "positions.0.weight"} <= everything.keys() - matrices
     assert len(names(optimizer)) == len(everything)
@@ -157,7 +158,7 @@ def test_muon_takes_the_matrices_in_blocks_and_adamw_the_rest() -> None:
 def test_muon_is_the_algorithm() -> None:
     config, model = MuonConfig(lr=0.05, momentum=0.9, weight_decay=0.2, nesterov=False), transformer()
     optimizer = config.build(model)
-    weights = {name: value for name, value in values(model).items() if name in names(optimizer, torch.optim.Muon)}
+    weights = {name: value for name, value in values(model).items() if name in names(optimizer, BatchedMuon)}
     momentum = {name: torch.zeros_like(value) for name, value in weights.items()}
     for number, factor in enumerate([1.0, 0.5], 1):
         gradients = give_gradients(model, number)
@@ -179,7 +180,7 @@ def test_muon_s_decay_is_of_the_weight_and_times_the_rate() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step(0.5)
-    for name in names(optimizer, torch.optim.Muon):
+    for name in names(optimizer, BatchedMuon):
         torch.testing.assert_close(values(model)[name], before[name] * 0.975)
 
 
@@ -195,7 +196,7 @@ def test_what_muon_leaves_is_adamw_s() -> None:
 def test_a_batch_of_matrices_is_each_matrix_alone() -> None:
     config, model = MuonConfig(lr=0.05, weight_decay=0.1), Experts()
     optimizer = config.build(model)
-    assert sorted(names(optimizer, torch.optim.Muon)) == [
+    assert sorted(names(optimizer, BatchedMuon)) == [
         *(f"blocks.0.experts[{number}]" for number in range(3)),
         "blocks.0.matrix",
     ]
@@ -257,4 +258,43 @@ def test_the_schedule_s_share_is_of_the_configured_rate_each_time() -> None:
     for factor in (0.5, 0.25, 1.0):
         steps(model, optimizer, 1, factor=factor)
         rates = {type(member): member.param_groups[0]["lr"] for member, _ in optimizer.members}
-        assert rates == pytest.approx({torch.optim.Muon: 0.04 * factor, torch.optim.AdamW: 0.02 * factor})
+        assert rates == pytest.approx({BatchedMuon: 0.04 * factor, torch.optim.AdamW: 0.02 * factor})
+
+
+@pytest.mark.parametrize("adjust_lr", ["original", "match_rms_adamw"])
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 48)])
+def test_together_is_each_by_itself_as_torch_does_it(shape: tuple[int, int], nesterov: bool, adjust_lr: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for _ in range(5)]
+    options: dict[str, Any] = {
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 0.1,
+        "nesterov": nesterov,
+        "adjust_lr_fn": adjust_lr,
+    }
+    ours, theirs = ([nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    batched, single = BatchedMuon(ours, **options), torch.optim.Muon(theirs, **options)
+    for number in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = other.grad = torch.randn(shape, generator=generator)
+        if number == 1:
+            ours[2].grad = theirs[2].grad = None
+        batched.step()
+        single.step()
+        single.state[theirs[2]].setdefault("momentum_buffer", None)
+        for mine, other in zip(ours, theirs, strict=True):
+            # Newton–Schulz amplifies what bfloat16 rounds off; an update's numbers are about 1 times the rate.
+            torch.testing.assert_close(mine, other, rtol=0.0, atol=0.05 * 0.05 * 3)
+    assert set(batched.state[ours[0]]) == {"momentum_buffer"}
+
+
+def test_parts_are_of_one_shape_and_no_larger_than_they_may_be() -> None:
+    model = nn.Module()
+    shapes = [(128, 512)] * 5 + [(128, 128), (1024, 512)]
+    model.blocks = nn.ModuleList(nn.Linear(*shape, bias=False) for shape in shapes)
+    members = [own for _, own in MuonConfig().build(model).members]
+    assert TOGETHER == 2 * 512 * 128
+    expected = [[6], [0, 1], [2, 3], [4], [5]]
+    assert members == [[f"blocks.{number}.weight" for number in part] for part in expected]

@@ -1,17 +1,19 @@
 """Muon on the matrices inside the blocks, AdamW on everything else."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sublayer.config import Count, Flag, NonNegative, Positive
 from sublayer.training.optimizer.adamw import AdamWConfig
 from sublayer.training.optimizer.base import Named, Optimizer, OptimizerConfig, trained
+from sublayer.training.optimizer.batched_muon import BatchedMuon
 
-PARTS = 8
-"""Into how many parts of like cost the matrices are divided."""
+TOGETHER = 1 << 17
+"""Numbers in the matrices of one shape that are orthogonalised together, at most (or one matrix, when it is larger):
+enough for products that are worth starting, few enough that threads find parts to divide among them."""
 
 
 @OptimizerConfig.registry.register
@@ -44,7 +46,7 @@ class MuonConfig(OptimizerConfig):
         members = [self.adamw.member(rest)] if rest else []
         matrices = Matrices(hidden)
         for part in _parts(matrices.named):
-            muon = torch.optim.Muon(
+            muon = BatchedMuon(
                 [matrix for _, matrix in part],
                 lr=self.lr,
                 momentum=self.momentum,
@@ -58,14 +60,15 @@ class MuonConfig(OptimizerConfig):
 
 
 def _parts(matrices: Named) -> list[Named]:
-    """The matrices in parts of like cost, whose steps can run side by side."""
-    parts: list[Named] = [[] for _ in range(PARTS)]
-    costs = [0] * PARTS
-    for name, matrix in sorted(matrices, key=lambda item: item[1].numel(), reverse=True):
-        least = costs.index(min(costs))
-        parts[least].append((name, matrix))
-        costs[least] += matrix.numel() * min(matrix.shape)
-    return [part for part in parts if part]
+    """Matrices of like shape together, in parts whose steps can run side by side; the costliest first."""
+    alike: dict[tuple[int, ...], Named] = {}
+    for name, matrix in matrices:
+        alike.setdefault(tuple(matrix.shape), []).append((name, matrix))
+    parts: list[Named] = []
+    for shape, named in alike.items():
+        count = max(1, TOGETHER // math.prod(shape))
+        parts += [named[first : first + count] for first in range(0, len(named), count)]
+    return sorted(parts, key=lambda part: sum(m.numel() * min(m.shape) for _, m in part), reverse=True)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
