@@ -30,21 +30,15 @@ def check(
     from rich.console import Console
 
     from sublayer.cli.costs import show_costs
-    from sublayer.errors import ConfigError
+    from sublayer.cli.request import requested
     from sublayer.preflight.report import checked
     from sublayer.preflight.subject import subject_of
     from sublayer.registry import load_plugin
-    from sublayer.run import is_override, read_preset
 
-    overrides = [argument for argument in arguments or [] if is_override(argument)]
-    given = [argument for argument in arguments or [] if not is_override(argument)]
-    if len(given) > 1:
-        raise ConfigError(f"'{given[1]}' is one config too many; give one YAML file, then key=value pairs.")
-    if given and preset:
-        raise ConfigError(f"--preset: give either a preset or the config {given[0]}, not both.")
+    source, overrides = requested(arguments, preset)
     for path in plugin or []:
         load_plugin(path)
-    told = checked(subject_of(given[0] if given else read_preset(preset) if preset else None, overrides), measure)
+    told = checked(subject_of(source, overrides), measure)
     if as_json:
         print(json.dumps(told.tree(), indent=2, ensure_ascii=False))
         return

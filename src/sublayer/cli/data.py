@@ -26,20 +26,15 @@ def data(
     from rich.console import Console
 
     from sublayer.cli.figures import show_figures, show_samples
+    from sublayer.cli.request import requested
     from sublayer.data import prepare
     from sublayer.data.description import describe
     from sublayer.data.reading import warnings
-    from sublayer.errors import ConfigError
-    from sublayer.run import is_override, read_config, read_preset
+    from sublayer.run import read_config
     from sublayer.training import Bar, Lines
 
-    overrides = [argument for argument in arguments or [] if is_override(argument)]
-    given = [argument for argument in arguments or [] if not is_override(argument)]
-    if len(given) > 1:
-        raise ConfigError(f"'{given[1]}' is one config too many; give one YAML file, then key=value pairs.")
-    if given and preset:
-        raise ConfigError(f"--preset: give either a preset or the config {given[0]}, not both.")
-    config = read_config(given[0] if given else read_preset(preset or "default"), overrides)
+    source, overrides = requested(arguments, preset)
+    config = read_config(source, overrides)
     errors = Console(stderr=True)
     with Bar(errors) if errors.is_terminal else Lines(errors) as watcher:
         corpus = prepare(config.data, progress=watcher.preparing)

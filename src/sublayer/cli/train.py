@@ -31,22 +31,15 @@ def train(
     from rich.console import Console
 
     from sublayer.api import train as train_run
+    from sublayer.cli.request import requested
     from sublayer.cli.summary import show_summary
-    from sublayer.errors import ConfigError
-    from sublayer.run import is_override, read_config, read_preset
+    from sublayer.run import read_config
     from sublayer.run_directory import CONFIG, existing_directory, new_directory
     from sublayer.training import Bar, Lines, Stopped
 
-    # A path may hold an equals sign; a key cannot hold a slash.
-    overrides = [argument for argument in arguments or [] if is_override(argument)]
-    given = [argument for argument in arguments or [] if not is_override(argument)]
-    if len(given) > 1:
-        raise ConfigError(f"'{given[1]}' is one config too many; give one YAML file, then key=value pairs.")
-    if given and preset:
-        raise ConfigError(f"--preset: give either a preset or the config {given[0]}, not both.")
+    source, overrides = requested(arguments, preset)
     directory = existing_directory(out) if resume else new_directory(out)
-    source: object = given[0] if given else read_preset(preset) if preset else directory / CONFIG if resume else None
-    config = read_config(source, overrides)  # type: ignore[arg-type]
+    config = read_config(directory / CONFIG if source is None and resume else source, overrides)
     console = Console()
     watcher = Bar(console) if console.is_terminal else Lines(console)
     try:
