@@ -10,10 +10,10 @@ One config names every choice of the literature; from it this package trains, ge
 Importing the package is light: torch is imported when a name that needs it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sublayer.errors import CheckpointError, ConfigError, DataError, RunError, SublayerError
+from sublayer.lazy import names_of
 from sublayer.version import __version__
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from sublayer.training import TrainingConfig
 
 _HOME = {
-    "generate": "sublayer.api",
-    "load": "sublayer.api",
-    "train": "sublayer.api",
-    "Check": "sublayer.preflight",
-    "check": "sublayer.preflight",
-    "DataConfig": "sublayer.data",
-    "Layout": "sublayer.model",
-    "ModelConfig": "sublayer.model",
-    "Transformer": "sublayer.model",
-    "register": "sublayer.registry",
-    "RunConfig": "sublayer.run",
-    "TrainingConfig": "sublayer.training",
+    "generate": "api",
+    "load": "api",
+    "train": "api",
+    "Check": "preflight",
+    "check": "preflight",
+    "DataConfig": "data",
+    "Layout": "model",
+    "ModelConfig": "model",
+    "Transformer": "model",
+    "register": "registry",
+    "RunConfig": "run",
+    "TrainingConfig": "training",
 }
 
 __all__ = [
@@ -62,10 +62,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'sublayer' has no attribute '{name}'")
+__getattr__, _ = names_of(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -4,8 +4,9 @@
 for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sublayer.lazy import names_of
 
 if TYPE_CHECKING:
     from sublayer.data.config import DataConfig as DataConfig
@@ -32,12 +33,4 @@ _HOMES = {
     "prepare": "corpus",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"sublayer.data.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'sublayer.data' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOMES)
+__getattr__, __dir__ = names_of(__name__, _HOMES)

@@ -4,8 +4,9 @@
 does not wait for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sublayer.lazy import names_of
 
 if TYPE_CHECKING:
     from sublayer.generation.completion import Completion as Completion
@@ -27,12 +28,4 @@ _HOMES = {
     "generation_config": "defaults",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"sublayer.generation.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'sublayer.generation' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOMES)
+__getattr__, __dir__ = names_of(__name__, _HOMES)

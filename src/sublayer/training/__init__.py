@@ -3,8 +3,9 @@
 Names are imported when first used, so that reading a config does not wait for the loop and what it saves with.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sublayer.lazy import names_of
 
 if TYPE_CHECKING:
     from sublayer.training.config import TrainingConfig as TrainingConfig
@@ -25,12 +26,4 @@ _HOMES = {
     "train": "loop",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"sublayer.training.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'sublayer.training' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOMES)
+__getattr__, __dir__ = names_of(__name__, _HOMES)
