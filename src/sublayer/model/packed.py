@@ -42,8 +42,13 @@ class PackedMatrix:
         for linear in linears:
             linear.weight.data = linear.weight.data.new_empty(0)
 
+    def parts(self, x: Tensor) -> Sequence[Tensor]:
+        """What each layer makes of `x`, [..., O] each."""
+        y = self(x)
+        return (y,) if len(self.sizes) == 1 else torch.split(y, self.sizes, dim=-1)
+
     def __call__(self, x: Tensor) -> Tensor:
-        """x Wᵀ + b, [..., O]."""
+        """x Wᵀ + b, the layers' outputs one behind the other."""
         if x.dtype != self.dtype:
             x = x.to(self.dtype)
         if self._large and x.numel() == self.in_features:
@@ -78,8 +83,7 @@ class PackedLinear(nn.Module):
         self.n_parameters += 0 if linear.bias is None else linear.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._matrix(x)
-        return y if len(self._matrix.sizes) == 1 else torch.split(y, self._matrix.sizes, dim=-1)[self._number]
+        return self._matrix.parts(x)[self._number]
 
     def unpacked(self) -> nn.Linear:
         """The layer it was made from, with the very weight that it had."""
@@ -100,7 +104,7 @@ def pack(model: nn.Module) -> None:
         together: tuple[str, ...] = parent.joins if isinstance(parent, Sublayer) else ()
         if together and all(packable(getattr(parent, name)) for name in together):
             assert isinstance(parent, Sublayer)
-            parent.joined = _packed(parent, together)
+            parent.joined = _packed(parent, together).parts
         for name, child in parent.named_children():
             if packable(child):
                 _packed(parent, (name,))

@@ -1,6 +1,6 @@
 """What every sublayer is: (x, context, memory) → (y, report)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,8 +39,12 @@ class Sublayer(nn.Module):
     """Names of linear layers, all with a bias or none, that read the same input; packed for decoding, they are one
     product."""
 
-    joined: Callable[[Tensor], Tensor] | None = None
-    """That product, when packed: the outputs one behind the other."""
+    joined: Callable[[Tensor], Sequence[Tensor]] | None = None
+    """That product, when packed: the outputs in the same order."""
+
+    def project(self, x: Tensor) -> Sequence[Tensor]:
+        """The outputs of the layers in `joins`."""
+        return [getattr(self, name)(x) for name in self.joins] if self.joined is None else self.joined(x)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
         """The box's output [B, T, D], and what it tells beside it."""

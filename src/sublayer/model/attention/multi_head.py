@@ -96,11 +96,7 @@ class MultiHead(Sublayer):
         self._output_std = shape.output_std(self.n_heads * self.d_head)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        if self.joined is None:
-            q_BHTK, k_BGTK, v_BGTK = (self._heads(layer(x_BTD)) for layer in (self.query, self.key, self.value))
-        else:
-            numbers = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
-            q_BHTK, k_BGTK, v_BGTK = torch.split(self._heads(self.joined(x_BTD)), numbers, dim=1)
+        q_BHTK, k_BGTK, v_BGTK = (self._heads(x_BTE) for x_BTE in self.project(x_BTD))
         q_BHTK, k_BGTK = context.position.rotate(q_BHTK, k_BGTK, context.layout)
         if isinstance(memory, KeyValueMemory):
             assert context.state is not None

@@ -66,10 +66,7 @@ class Gated(Sublayer):
         self._output_std = shape.output_std(config.d_ff)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        if self.joined is None:
-            gate_BTF, up_BTF = self.gate(x_BTD), self.up(x_BTD)
-        else:
-            gate_BTF, up_BTF = self.joined(x_BTD).chunk(2, dim=-1)
+        gate_BTF, up_BTF = self.project(x_BTD)
         hidden_BTF = self.activation(gate_BTF) * up_BTF
         return self.down(dropout(hidden_BTF, self.dropout, self.training)), EMPTY
 
