@@ -10,7 +10,8 @@ from sublayer.errors import ConfigError
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.attention.pattern import Pattern
 from sublayer.model.attention.pattern.base import Causal, Everything, Near
-from sublayer.model.cost import ModelCost, cost, ghost
+from sublayer.model.cost import ModelCost, cost
+from sublayer.model.ghost import ghost
 
 MATRICES = {"attention": {"n_heads": 2, "kernel": "reference"}, "vocab_size": 50, "d_model": 16, "n_layers": 2}
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from sublayer.model import ModelConfig, Transformer
-from sublayer.model.cost import cost, ghost
+from sublayer.model.cost import cost
+from sublayer.model.ghost import ghost
 from tests.properties.composition import compositions, law, random_tokens
 from tests.properties.test_kernels import with_kernel
 

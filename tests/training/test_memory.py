@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sublayer.model import ModelConfig
-from sublayer.model.cost import ghost
+from sublayer.model.ghost import ghost
 from sublayer.training.config import TrainingConfig
 from sublayer.training.memory import NotRehearsed, TrainingMemory, _share, training_memory
 from sublayer.training.rehearsal import Rehearsal

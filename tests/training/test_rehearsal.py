@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sublayer.model import ModelConfig, Transformer
-from sublayer.model.cost import ghost
+from sublayer.model.ghost import ghost
 from sublayer.training.rehearsal import Hollow, Rehearsal
 
 CPU = torch.device("cpu")

@@ -18,6 +18,7 @@ from sublayer.data import Tokenizer
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.files import written_aside
 from sublayer.model import ModelConfig, Transformer
+from sublayer.model.ghost import Unbuildable, ghost
 from sublayer.version import __version__
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
@@ -75,11 +76,9 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> tuple[Tra
     """
     config = load_config(directory)
     try:
-        with torch.device("meta"):
-            model = Transformer(config)
-    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond what a tensor can have
-        problem = str(error).strip().splitlines()[0].rstrip(".")
-        raise CheckpointError(f"{directory / CONFIG}: no such model can be built ({problem}).") from None
+        model = ghost(config)
+    except Unbuildable as error:
+        raise CheckpointError(f"{directory / CONFIG}: no such model can be built ({error.problem}).") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors = load_weights(directory, expected)
     model.load_state_dict(tensors, assign=True)

@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 
-from sublayer.errors import ConfigError
 from sublayer.model.attention.pattern.base import Pattern
 from sublayer.model.block import Block
-from sublayer.model.config import LayerConfig, ModelConfig
+from sublayer.model.config import LayerConfig
 from sublayer.model.part import ModelPart
 from sublayer.model.transformer import Transformer
 
@@ -107,7 +105,7 @@ class ModelCost:
 
 
 def cost(model: Transformer) -> ModelCost:
-    """What `model` costs; one on the meta device will do (`ghost`)."""
+    """What `model` costs; one on the meta device will do (`model.ghost`)."""
     config = model.config
     counted: list[tuple[LayerConfig, LayerCost]] = []
     layers = []
@@ -125,20 +123,6 @@ def cost(model: Transformer) -> ModelCost:
         tuple(layers),
         2 * output.weight.numel() + (first.token_flops(_shapes(model.position(0))) if first.embeds else 0),
     )
-
-
-def ghost(config: ModelConfig) -> Transformer:
-    """The model without memory for its weights, on the meta device.
-
-    Raises:
-        ConfigError: when no tensors can have such sizes.
-    """
-    try:
-        with torch.device("meta"):
-            return Transformer(config)
-    except (RuntimeError, TypeError, OverflowError) as error:
-        problem = str(error).strip().splitlines()[0].rstrip(".")
-        raise ConfigError(f"model: no such model can be built ({problem}); choose smaller sizes.") from None
 
 
 def _layer_cost(model: Transformer, number: int, layer: LayerConfig) -> LayerCost:

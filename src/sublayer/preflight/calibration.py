@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sublayer.model import Layout, ModelConfig, Transformer
-from sublayer.model.cost import ModelCost, cost, ghost
+from sublayer.model.cost import ModelCost, cost
+from sublayer.model.ghost import ghost
 from sublayer.run import RunConfig
 from sublayer.training.config import TrainingConfig
 from sublayer.training.crew import Crew, choose_threads

@@ -8,7 +8,8 @@ import torch
 
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.config import LAYER_FIELDS
-from sublayer.model.cost import BACKWARD, ModelCost, Parameters, cost, ghost
+from sublayer.model.cost import BACKWARD, ModelCost, Parameters, cost
+from sublayer.model.ghost import ghost
 from sublayer.model.part import CacheExact
 from sublayer.model.state import Memory
 from sublayer.preflight.calibration import Measured, calibrate

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sublayer.model import Layout, ModelConfig, Transformer
-from sublayer.model.cost import ghost
+from sublayer.model.ghost import ghost
 from sublayer.model.loss import CHUNK_BYTES
 from sublayer.training.config import TrainingConfig
 from sublayer.training.crew import choose_threads
