@@ -1,11 +1,13 @@
-"""Writing files so that a reader, or a run after a crash, never meets half of one."""
+"""Writing files so that a reader, or a run after a crash, never meets half of one; and reading what may be damaged."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sublayer.errors import RunError
 
@@ -52,6 +54,22 @@ def put_in_place(aside: Path, target: Path) -> None:
     else:
         aside.replace(target)
     _sync_entry(target.parent)
+
+
+def json_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a JSON file holds.
+
+    Raises:
+        OSError: when it cannot be read.
+        ValueError: when it is damaged; the message says how, to stand in brackets.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no mapping")
+    return found
 
 
 def explain(error: OSError, path: Path) -> str:

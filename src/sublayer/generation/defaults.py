@@ -1,11 +1,11 @@
 """What a model directory says of how its text is drawn: `generation_config.json`, as Hugging Face models carry."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from sublayer.checkpoint.model_directory import GENERATION
 from sublayer.errors import CheckpointError, ConfigError
+from sublayer.files import json_mapping
 from sublayer.generation.config import GenerationConfig
 
 NAMES = {
@@ -34,11 +34,9 @@ def generation_config(directory: Path, **options: Any) -> GenerationConfig:
     if not path.is_file():
         return GenerationConfig(**options)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        found = json_mapping(path)
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy it anew, or delete it.") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is damaged (it holds no mapping); copy it anew, or delete it.")
     values = {ours: found[theirs] for theirs, ours in NAMES.items() if found.get(theirs) is not None}
     if values.get("top_k") == 0:  # there, no limit
         del values["top_k"]

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import zstandard
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from sublayer.data.skipped import Skipped
 from sublayer.data.sources.base import SourceConfig
@@ -56,6 +56,16 @@ BLOCK = 1 << 20
 """Bytes of a file that lines are cut from at once."""
 
 
+def _is_a_name(domain: str) -> str:
+    if not domain.strip() or "/" in domain or not domain.isprintable():
+        raise ValueError("must be a short name without '/', such as 'notes'")
+    return domain
+
+
+DomainName = Annotated[str, AfterValidator(_is_a_name)]
+"""What a domain may be called in reports."""
+
+
 class FilesConfig(SourceConfig):
     """A source of files."""
 
@@ -64,15 +74,10 @@ class FilesConfig(SourceConfig):
 
     path: str = Field(min_length=1)
     """A file, a folder (read with everything below it) or a glob such as `notes/**/*.md`."""
-    domain: str | None = None
+    domain: DomainName | None = None
     """What to call this text in reports; left out, the file's stem or the folder's name."""
     damaged: WhenDamaged = "refuse"
     """What to do about a document that cannot be read: refuse the data, or pass it by and count it."""
-
-    @field_validator("domain")
-    @classmethod
-    def _domain_is_a_name(cls, domain: str | None) -> str | None:
-        return checked_domain(domain)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.domain_name()}\0{content_of(self._files())}".encode()).hexdigest()
@@ -159,17 +164,6 @@ def times_of(files: Iterable[tuple[str, Path]]) -> str:
             status = os.fstat(file.fileno())
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()
-
-
-def checked_domain(domain: str | None) -> str | None:
-    """The domain, if it can be a name in reports.
-
-    Raises:
-        ValueError: when it cannot.
-    """
-    if domain is not None and (not domain.strip() or "/" in domain or not domain.isprintable()):
-        raise ValueError("must be a short name without '/', such as 'notes'")
-    return domain
 
 
 def given(path: str) -> Path:

@@ -6,14 +6,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from sublayer.config import Flag
 from sublayer.data.document import Document
 from sublayer.data.skipped import Skipped
 from sublayer.data.sources.base import SOURCES, SourceConfig
 from sublayer.data.sources.damage import Damage, WhenDamaged, nothing_left, pass_by
-from sublayer.data.sources.files import checked_domain, content_of, given, times_of
+from sublayer.data.sources.files import DomainName, content_of, given, times_of
 from sublayer.data.sources.json_lines import digest, text_of
 from sublayer.errors import DataError
 
@@ -41,15 +41,10 @@ class HfConfig(SourceConfig):
     """A commit, tag or branch on the Hub; left out, the newest.  Name a commit to read the same rows for ever."""
     streaming: Flag = True
     """Read rows as they arrive, instead of first keeping the whole in the library's own cache."""
-    domain: str | None = None
+    domain: DomainName | None = None
     """What to call this text in reports; left out, the name behind its last `/`."""
     damaged: WhenDamaged = "refuse"
     """What to do about a row that holds no text: refuse the data, or pass it by and count it."""
-
-    @field_validator("domain")
-    @classmethod
-    def _domain_is_a_name(cls, domain: str | None) -> str | None:
-        return checked_domain(domain)
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
         domain = self.domain or Path(self.name).name or "text"

@@ -17,6 +17,7 @@ from sublayer.data.tokenizer.alphabet import BYTE, END
 from sublayer.data.tokenizer.stream import Stream
 from sublayer.data.tokenizer.words import Words, splits_as_gpt2
 from sublayer.errors import DataError
+from sublayer.files import json_mapping
 
 BESIDE = ("tokenizer_config.json", "chat_template.jinja")
 """The files beside a `tokenizer.json` that belong to it."""
@@ -218,11 +219,9 @@ def read_settings(file: Path) -> dict[str, Any]:
     beside, template = (file.with_name(name) for name in BESIDE)
     if beside.is_file():
         try:
-            settings = json.loads(beside.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
+            settings = json_mapping(beside)
+        except ValueError as error:
             raise DataError(f"{beside} is damaged ({error}); copy it anew.") from None
-        if not isinstance(settings, dict):
-            raise DataError(f"{beside} is damaged (it holds no mapping); copy it anew.")
         try:
             end_in(settings)
         except DataError as error:
