@@ -35,7 +35,7 @@ class RootDecay(Position):
         super().__init__()
         self.strength, self.n_heads = strength, n_heads
 
-    def prepare(self, q_BHTK, k_BHSK, span):
+    def prepare(self, q_BHTK, k_BGSK, span, scale):
         return OffsetBias(f"root decay {self.strength} {self.n_heads}", self._bias)
 
     def _bias(self, offsets: torch.Tensor) -> torch.Tensor:

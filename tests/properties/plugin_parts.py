@@ -39,7 +39,7 @@ class Decay(Position):
         super().__init__()
         self.rate, self.n_heads = rate, n_heads
 
-    def prepare(self, q_BHTK: Tensor, k_BHSK: Tensor, span: Span) -> OffsetBias:
+    def prepare(self, q_BHTK: Tensor, k_BGSK: Tensor, span: Span, scale: float) -> OffsetBias:
         return OffsetBias(f"decay {self.rate} {self.n_heads}", self._bias)
 
     def _bias(self, offsets: Tensor) -> Tensor:

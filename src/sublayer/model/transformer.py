@@ -3,7 +3,7 @@
 Shapes: B batch, T tokens, D d_model, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, cast
 
@@ -14,14 +14,15 @@ from torch.nn import functional as F
 
 from sublayer.errors import ConfigError
 from sublayer.model.block import Block
-from sublayer.model.config import ModelConfig
+from sublayer.model.config import LayerConfig, ModelConfig
 from sublayer.model.dropout import dropout
 from sublayer.model.embedding import OutputHead, TokenEmbedding
 from sublayer.model.initialise import initialise
 from sublayer.model.layout import Layout, Span
 from sublayer.model.loss import cross_entropy
 from sublayer.model.packed import PackedLinear, pack, unpack
-from sublayer.model.position import Position
+from sublayer.model.part import Heads
+from sublayer.model.position import Position, PositionConfig
 from sublayer.model.precision import at_least_float32
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import State
@@ -76,12 +77,7 @@ class Transformer(nn.Module):
         shape, layers = config.shape, config.resolve()
         # The values that torch's constructors draw are replaced below; the caller's generator stays untouched.
         with torch.random.fork_rng(devices=[]):
-            # Layers that choose the same position for like attentions share one module; one that acts on the embeddings
-            # acts once, whatever the attentions are.
-            first = layers[0].attention.heads()
-            needs = [(layer.position, first if layer.position.embeds else layer.attention.heads()) for layer in layers]
-            distinct = [need for place, need in enumerate(needs) if need not in needs[:place]]
-            self._position_of = [distinct.index(need) for need in needs]
+            self._position_of, distinct = _positions(layers)
             self.positions = nn.ModuleList(position.build(shape, heads) for position, heads in distinct)
             std = config.initialisation.embedding_std
             self.embedding = TokenEmbedding(config.vocab_size, layers[0].position.d_token(shape), std)
@@ -246,3 +242,20 @@ class Transformer(nn.Module):
             return total
         embedding = self.embedding.weight
         return total - embedding.numel() - (0 if self.head is None else embedding.shape[0] * self.config.d_model)
+
+
+def _positions(layers: Sequence[LayerConfig]) -> tuple[list[int], list[tuple[PositionConfig, Heads]]]:
+    """Which position encoding each layer has, and what they are made from.
+
+    Layers that choose the same one for like attentions share it, unless it belongs to a layer.  One that acts on the
+    embeddings acts once, whatever the attentions are.
+    """
+    first = layers[0].attention.heads()
+    places: list[int] = []
+    distinct: list[tuple[PositionConfig, Heads]] = []
+    for layer in layers:
+        need = (layer.position, first if layer.position.embeds else layer.attention.heads())
+        if not layer.position.shared or need not in distinct:
+            distinct.append(need)
+        places.append(distinct.index(need) if layer.position.shared else len(distinct) - 1)
+    return places, distinct

@@ -63,11 +63,12 @@ def _chosen(
     number = torch.empty((), device=device, dtype=dtype)
     q_BHTK = number.expand(1, heads.count, n_queries, heads.width).requires_grad_(trained)
     k_BHSK = number.expand(1, heads.count, n_keys, heads.width)
+    scale = heads.width**-0.5
     call = Attention(
         pattern=layer.attention.seen(shape.direction),
         span=span,
-        scale=heads.width**-0.5,
-        score_change=layer.position.build(shape, heads).prepare(q_BHTK, k_BHSK, span),
+        scale=scale,
+        score_change=layer.position.build(shape, heads).prepare(q_BHTK, k_BHSK, span, scale),
         dropout=getattr(layer.attention, "dropout", 0.0) if trained else 0.0,
     )
     kernel, why = explain(cast(KernelName, name), call, q_BHTK)

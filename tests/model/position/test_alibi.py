@@ -27,7 +27,7 @@ def test_slopes(n_heads: int) -> None:
 
 def test_the_bias_is_minus_slope_times_distance_in_both_directions() -> None:
     queries, keys = torch.tensor([[2, 5]]), torch.tensor([[0, 2, 9]])
-    change = Alibi(3).prepare(torch.zeros(0), torch.zeros(0), Span(queries, keys))
+    change = Alibi(3).prepare(torch.zeros(0), torch.zeros(0), Span(queries, keys), 1.0)
     bias = change.dense(Span(queries, keys))
     assert bias.shape == (1, 3, 2, 3)
     for h, slope in enumerate(SLOPES[3]):
@@ -39,7 +39,7 @@ def test_the_bias_is_minus_slope_times_distance_in_both_directions() -> None:
 def test_neighbouring_far_keys_keep_different_biases() -> None:
     """Of a slope times an absolute index in bfloat16, 5 distinct values would be left for the last 64 keys at 4096."""
     span = Span(torch.tensor([[4095]]), torch.arange(4096)[None])
-    bias = Alibi(8).prepare(torch.zeros(0, dtype=torch.bfloat16), torch.zeros(0), span).dense(span)
+    bias = Alibi(8).prepare(torch.zeros(0, dtype=torch.bfloat16), torch.zeros(0), span, 1.0).dense(span)
     assert bias.dtype == torch.float32
     assert len(bias[0, 0, 0, -64:].unique()) == 64
     assert len(bias[0, 7, 0, :64].unique()) == 64

@@ -103,11 +103,12 @@ class MultiHead(Sublayer):
             k_BGSK, v_BGSK, span = memory.extend(k_BGTK, v_BGTK, context.state)
         else:
             k_BGSK, v_BGSK, span = k_BGTK, v_BGTK, context.span
+        scale = self.d_head**-0.5
         call = Attention(
             pattern=self.pattern,
             span=span,
-            scale=self.d_head**-0.5,
-            score_change=context.position.prepare(q_BHTK, k_BGSK, span),
+            scale=scale,
+            score_change=context.position.prepare(q_BHTK, k_BGSK, span, scale),
             dropout=self.config.dropout if self.training else 0.0,
             want_weights="attention" in context.want,
         )

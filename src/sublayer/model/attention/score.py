@@ -6,6 +6,7 @@ Shapes: B batch, H heads, T queries, S keys.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,11 +14,18 @@ from sublayer.model.layout import Span
 
 
 class ScoreChange(ABC):
-    """Something added to scores before the softmax."""
+    """Something added to the scaled scores before the softmax, and to the output behind it where it says so."""
+
+    changes_values: ClassVar[bool] = False
+    """Whether it also adds to the output what `values` gives; only kernels with the weights at hand can carry that."""
 
     @abstractmethod
     def dense(self, span: Span) -> Tensor:
-        """The addition as one tensor [1 or B, H, T, S] in float32."""
+        """The addition as one tensor [1 or B, H, T, S], in float32 at least."""
+
+    def values(self, weights_BHTS: Tensor, span: Span) -> Tensor:
+        """What attention with these weights adds to the output, [B, H, T, K]."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

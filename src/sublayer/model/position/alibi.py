@@ -44,7 +44,7 @@ class Alibi(Position):
         super().__init__()
         self.n_heads = n_heads
 
-    def prepare(self, q_BHTK: Tensor, k_BHSK: Tensor, span: Span) -> OffsetBias:
+    def prepare(self, q_BHTK: Tensor, k_BGSK: Tensor, span: Span, scale: float) -> OffsetBias:
         return OffsetBias(f"alibi {self.n_heads}", self._bias)
 
     def _bias(self, offsets: Tensor) -> Tensor:

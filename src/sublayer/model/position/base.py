@@ -20,6 +20,9 @@ class PositionConfig(ModelPart):
     shift_invariant: ClassVar[bool] = False
     """Adding a constant to all positions changes nothing."""
 
+    shared: ClassVar[bool] = True
+    """Layers that choose it alike share one module; if not, each has one of its own."""
+
     def d_token(self, shape: StackShape) -> int:
         """Width of the token embedding: d_model, less what is concatenated to it."""
         return shape.d_model
@@ -44,7 +47,7 @@ PositionChoice = Annotated[PositionConfig, PositionConfig.registry.choice()]
 
 
 class Position(nn.Module):
-    """A position encoding.  Shapes: B batch, T queries, S keys, H heads, K head width, D d_model."""
+    """A position encoding.  Shapes: B batch, T queries, S keys, H heads, G key/value heads, K head width, D d_model."""
 
     def embed(self, x_BTD: Tensor, layout: Layout) -> Tensor:
         """Token embeddings [B, T, d_token] → the stack's input [B, T, D]."""
@@ -54,6 +57,9 @@ class Position(nn.Module):
         """Queries and keys of the same tokens → the same, changed by their own positions.  Caches hold changed keys."""
         return q_BHTK, k_BHTK
 
-    def prepare(self, q_BHTK: Tensor, k_BHSK: Tensor, span: Span) -> ScoreChange | None:
-        """What to add to the scores of these queries and keys; None for nothing."""
+    def prepare(self, q_BHTK: Tensor, k_BGSK: Tensor, span: Span, scale: float) -> ScoreChange | None:
+        """What to add to the scores of these queries and keys, which are their products times `scale`; None for nothing.
+
+        G is the number of key/value heads, each of which serves H / G query heads.
+        """
         return None

@@ -19,7 +19,9 @@ class Attention:
         pattern: which keys a query may see.
         span: where queries and keys stand.
         scale: factor of the query-key products.
-        score_change: what is added to the scaled products.
+        soft_cap: c of c·tanh(score/c), taken of the scaled products; None for the products themselves.
+        score_change: what is added then.
+        sink_H: a logit for each head that joins the softmax and has no value: weights then sum to less than 1.
         dropout: probability of dropping an attention weight.
         want_weights: return the weights as well.
     """
@@ -28,16 +30,28 @@ class Attention:
     span: Span
     scale: float
     score_change: ScoreChange | None = None
+    soft_cap: float | None = None
+    sink_H: Tensor | None = None
     dropout: float = 0.0
     want_weights: bool = False
 
 
 @dataclass(frozen=True)
 class Attended:
-    """What a kernel returns: the output [B, H, T, K], and where asked for the weights [B, H, T, S]."""
+    """What a kernel returns.
+
+    Attributes:
+        out_BHTK: the output.
+        weights_BHTS: where asked for, the weights, before dropout.
+    """
 
     out_BHTK: Tensor
     weights_BHTS: Tensor | None = None
+
+
+def soft_capped(scores: Tensor, cap: float | None) -> Tensor:
+    """c·tanh(x/c), which keeps scores between −c and c (Gemma Team 2024, section 2); without a cap, x."""
+    return scores if cap is None else cap * torch.tanh(scores / cap)
 
 
 def is_cpu_step(q_BHTK: Tensor) -> bool:

@@ -6,7 +6,7 @@ Shapes: B batch, H heads, G key/value heads, T queries, S keys, K head width.
 import torch
 from torch import Tensor
 
-from sublayer.model.attention.kernel.base import Attended, Attention, is_cpu_step
+from sublayer.model.attention.kernel.base import Attended, Attention, is_cpu_step, soft_capped
 from sublayer.model.dropout import dropout
 from sublayer.model.precision import at_least_float32, without_autocast
 
@@ -62,15 +62,23 @@ class Dense:
                 scores = (k @ q.transpose(-1, -2)).transpose(-1, -2).contiguous()
             else:
                 scores = q @ k.transpose(-1, -2)
-            scores_BHTS = scores.view(batch, n_heads, n_queries, -1)
+            scores_BHTS = soft_capped(scores.view(batch, n_heads, n_queries, -1), call.soft_cap)
             if call.score_change is not None:
                 # In float32, as the distances in it are; the softmax of the sum then is as well.
                 scores_BHTS = at_least_float32(scores_BHTS) + call.score_change.dense(call.span)
             hidden = _hidden(call, scores_BHTS.dtype)
             if hidden is not None:
                 scores_BHTS = scores_BHTS.add_(hidden)
-            weights = dropout(scores_BHTS.softmax(-1).to(q.dtype), call.dropout, training=True)
-            out = (weights.view(batch, n_kv_heads, -1, weights.shape[-1]) @ v_BGSK.to(q.dtype)).view(q_BHTK.shape)
+            if call.sink_H is None:
+                weights = scores_BHTS.softmax(-1)
+            else:
+                sink = call.sink_H.to(scores_BHTS.dtype)[:, None, None].expand(*scores_BHTS.shape[:-1], 1)
+                weights = torch.cat([scores_BHTS, sink], dim=-1).softmax(-1)[..., :-1]
+            kept = dropout(weights.to(q.dtype), call.dropout, training=True)
+            out = kept.reshape(batch, n_kv_heads, -1, kept.shape[-1]) @ v_BGSK.to(q.dtype)
+            out = out.view(batch, n_heads, n_queries, -1)
+            if call.score_change is not None and call.score_change.changes_values:
+                out = out + call.score_change.values(kept, call.span).to(out.dtype)
             seeing = _seeing(call)
         return Attended(out if seeing is None else out * seeing)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sublayer.model.attention.kernel.base import Attended, Attention, is_cpu_step
 from sublayer.model.attention.pattern.base import Causal
-from sublayer.model.precision import without_autocast
+from sublayer.model.precision import at_least_float32, without_autocast
 
 
 class Sdpa:
@@ -23,14 +23,22 @@ class Sdpa:
     strength = "PyTorch's fused kernel"
 
     def refuses(self, call: Attention) -> str | None:
-        return "it does not return attention weights" if call.want_weights else None
+        if call.want_weights:
+            return "it does not return attention weights"
+        if call.soft_cap is not None:
+            return "it has no soft cap on scores"
+        if call.score_change is not None and call.score_change.changes_values:
+            return "it does not add to values by weight"
+        return None
 
     def passes(self, call: Attention, q_BHTK: Tensor) -> str | None:
         return None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
-        causal = call.span.aligned and call.pattern == Causal() and call.score_change is None
+        causal = call.span.aligned and call.pattern == Causal() and call.score_change is None and call.sink_H is None
         mask = None if causal else self._mask(call)
+        if call.sink_H is not None:
+            k_BGSK, v_BGSK, mask = _with_sink(k_BGSK, v_BGSK, mask, call.sink_H)
         # Autocast would round the mask to bfloat16, and with it the distances in a score change.
         with without_autocast(q_BHTK):
             q = q_BHTK.float() if is_cpu_step(q_BHTK) else q_BHTK
@@ -52,6 +60,19 @@ class Sdpa:
             return visible
         bias = call.score_change.dense(call.span)
         return bias if visible is None else bias.masked_fill(~visible, float("-inf"))
+
+
+def _with_sink(k_BGSK: Tensor, v_BGSK: Tensor, mask: Tensor | None, sink_H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and mask with one key more: it is 0, so its score is what the mask says, and so is its value."""
+    sink = at_least_float32(sink_H)[None, :, None, None]
+    n_keys = k_BGSK.shape[2]
+    if mask is None:
+        mask = sink.new_zeros(1, 1, 1, n_keys)
+    elif mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=sink.dtype).masked_fill(~mask, float("-inf"))
+    shape = (mask.shape[0], sink.shape[1], mask.shape[2])
+    mask = torch.cat([mask.expand(*shape, n_keys), sink.expand(*shape, 1).to(mask.dtype)], dim=-1)
+    return F.pad(k_BGSK, (0, 0, 0, 1)), F.pad(v_BGSK, (0, 0, 0, 1)), mask
 
 
 def _mask_dtype(q: Tensor) -> torch.dtype:
