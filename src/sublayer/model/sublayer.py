@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sublayer.model.layout import Layout, Span
 from sublayer.model.position.base import Position
 from sublayer.model.report import Report
+from sublayer.model.source import Encoded
 from sublayer.model.state import Memory, State
 
 
@@ -21,6 +22,8 @@ class Context:
         layout: of the tokens given, resolved (it has positions).
         span: all of these tokens as queries and keys; an attention with a memory takes its span from there instead.
         position: the layer's position encoding.
+        source: what the encoder made of its sequence, in the decoder of an encoder_decoder; while decoding it is given
+            once, and cross-attentions remember what they need of it.
         state: the decoding state, when decoding.
         want: what to return in the report beside losses and counts: "attention" for attention weights.
     """
@@ -28,6 +31,7 @@ class Context:
     layout: Layout
     span: Span
     position: Position
+    source: Encoded | None = None
     state: State | None = None
     want: frozenset[str] = frozenset()
 

@@ -146,7 +146,7 @@ class Transformer(nn.Module):
         x_BTD = first.embed(self.embedding(tokens_BT), layout)
         x_BTD = dropout(x_BTD, self.config.dropout, self.training)
         span, tell = Span.within(layout, plain), wanted - {"logits"}
-        contexts = [Context(layout, span, cast(Position, position), state, tell) for position in self.positions]
+        contexts = [Context(layout, span, cast(Position, position), None, state, tell) for position in self.positions]
         report = EMPTY
         for number, block in enumerate(self.blocks):
             context = contexts[self._position_of[number]]

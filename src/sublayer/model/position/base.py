@@ -58,7 +58,7 @@ class Position(nn.Module):
         return q_BHTK, k_BHTK
 
     def prepare(self, q_BHTK: Tensor, k_BGSK: Tensor, span: Span, scale: float) -> ScoreChange | None:
-        """What to add to the scores of these queries and keys, which are their products times `scale`; None for nothing.
+        """What to add to the scores of these queries and keys, their products times `scale`; None for nothing.
 
         G is the number of key/value heads, each of which serves H / G query heads.
         """
