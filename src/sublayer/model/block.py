@@ -27,7 +27,7 @@ class Block(nn.Module):
 
     def __init__(self, config: LayerConfig, shape: StackShape, layer: int) -> None:
         super().__init__()
-        self.attention: Sublayer = config.attention.build(shape)
+        self.attention: Sublayer = config.attention.build(shape, layer)
         self.feed_forward: Sublayer | None = config.feed_forward.build(shape)
         self.residual: Residual = config.residual.build(shape, config.norm, len(self.sublayers()), layer)
 

@@ -88,6 +88,14 @@ class Layout:
         first[:, 1:] = self.document_BT[:, 1:] != self.document_BT[:, :-1]
         return index - torch.where(first, index, 0).cummax(1).values
 
+    def select(self, rows: Tensor) -> "Layout":
+        """The layout of these rows of the batch, in this order."""
+
+        def chosen(x: Tensor | None) -> Tensor | None:
+            return x if x is None or x.shape[0] == 1 else x[rows]
+
+        return Layout(chosen(self.positions_BT), chosen(self.document_BT), chosen(self.valid_BT))
+
     def once(self, key: str, compute: Callable[[], R]) -> R:
         """A value that all layers share, computed at the first request (of a resolved layout: once a forward pass)."""
         if key not in self._memo:
@@ -124,6 +132,21 @@ class Span:
         positions, document = layout.positions_BT, layout.document_BT
         assert positions is not None
         return cls(positions, positions, document, document, layout.valid_BT, whole=True, aligned=plain)
+
+    @classmethod
+    def across(cls, layout: Layout, source: Layout) -> Self:
+        """Every token of a resolved layout as query, and every token of another, of a source, as key.
+
+        Raises:
+            ValueError: when one of them says which documents there are and the other does not.
+        """
+        if (layout.document_BT is None) != (source.document_BT is None):
+            raise ValueError(
+                "the layouts of the tokens and of the source must both say which documents there are, or neither, as a "
+                "token sees the source of its own document."
+            )
+        assert layout.positions_BT is not None and source.positions_BT is not None
+        return cls(layout.positions_BT, source.positions_BT, layout.document_BT, source.document_BT, source.valid_BT)
 
     def offsets(self) -> Tensor:
         """How far back each key lies: query position − key position, [1 or B, T, S]."""

@@ -1,6 +1,7 @@
 """What an attention is to the layer that holds it."""
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
 
 from sublayer.model.attention.pattern.base import Causal, Everything, Pattern
 from sublayer.model.part import Direction, Heads, ModelPart, StackShape
@@ -12,6 +13,9 @@ class AttentionConfig(ModelPart):
     """Base of the attentions."""
 
     registry: ClassVar[Registry[Any]] = Registry("attention", default_kind="multi_head")
+
+    crosses: ClassVar[bool] = False
+    """Whether it may take its keys and values from a source, as the cross-attention of a decoder does."""
 
     def heads(self) -> Heads:
         """What a position needs to know (of a config filled in)."""
@@ -29,8 +33,32 @@ class AttentionConfig(ModelPart):
         heads = self.heads()
         return 4 * heads.count * heads.width
 
-    def build(self, shape: StackShape) -> Sublayer:
-        """The module (of a config filled in)."""
+    def source_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
+        """Of `token_flops`, what a cross-attention spends on each token of its source."""
+        return 0.0
+
+    def filled_across(self, shape: StackShape) -> Self:
+        """This config filled in as that of a cross-attention.
+
+        Raises:
+            ValueError: when it cannot be one, or its sizes do not fit the stack's.
+        """
+        if not self.crosses:
+            able = [f"'{part.kind_name()}'" for part in self.registry if part.crosses]
+            raise ValueError(
+                f"'{self.kind_name()}' attends within one sequence only; take {' or '.join(able)} as the "
+                "cross-attention"
+            )
+        return self.filled(shape)
+
+    def build(self, shape: StackShape, layer: int = 0, cross: bool = False) -> Sublayer:
+        """The module (of a config filled in).
+
+        Args:
+            shape: of the stack.
+            layer: the number of the block that it stands in, from 0.
+            cross: take keys and values from the context's source (of a config that `crosses`).
+        """
         raise NotImplementedError
 
 

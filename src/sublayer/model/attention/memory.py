@@ -1,4 +1,5 @@
-"""The key/value cache of an attention: all tokens, or a ring of the last ones where the pattern's reach is finite.
+"""What attentions remember: the keys and values of all tokens, or of the last ones where the pattern's reach is finite,
+and those of a source.
 
 Shapes: B batch, G key/value heads, T new tokens, S keys in view, C capacity, K head width.
 """
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sublayer.model.attention.pattern.base import Reach
-from sublayer.model.layout import Span
+from sublayer.model.layout import Layout, Span
 from sublayer.model.state import Memory, Placement, State
 
 
@@ -67,3 +68,43 @@ class KeyValueMemory(Memory):
 
     def select(self, rows: Tensor) -> None:
         self.k_BGCK, self.v_BGCK = self.k_BGCK[rows], self.v_BGCK[rows]
+
+
+class SourceMemory(Memory):
+    """The keys and values of a source, which are computed once.
+
+    Args:
+        n_kv_heads, d_head: what is kept of a token.
+        dtype: in which it is kept.
+    """
+
+    def __init__(self, n_kv_heads: int, d_head: int, dtype: torch.dtype) -> None:
+        self.n_kv_heads, self.d_head, self.dtype = n_kv_heads, d_head, dtype
+        self.k_BGSK: Tensor | None = None
+        self.v_BGSK: Tensor | None = None
+        self.layout = Layout()
+
+    @property
+    def source_bytes(self) -> int:
+        """Memory held of each token of each row's source."""
+        return 2 * self.n_kv_heads * self.d_head * self.dtype.itemsize
+
+    def keep(self, k_BGSK: Tensor, v_BGSK: Tensor, layout: Layout) -> None:
+        """Remember these keys and values, in place of any others; `layout` is the source's, resolved."""
+        self.k_BGSK, self.v_BGSK, self.layout = k_BGSK.to(self.dtype), v_BGSK.to(self.dtype), layout
+
+    def kept(self) -> tuple[Tensor, Tensor, Layout]:
+        """What was remembered.
+
+        Raises:
+            ValueError: when no source was given yet.
+        """
+        if self.k_BGSK is None or self.v_BGSK is None:
+            raise ValueError("the state has seen no source: give it with the first tokens (source=…).")
+        return self.k_BGSK, self.v_BGSK, self.layout
+
+    def select(self, rows: Tensor) -> None:
+        if self.k_BGSK is None or self.v_BGSK is None:
+            return
+        self.k_BGSK, self.v_BGSK = self.k_BGSK[rows], self.v_BGSK[rows]
+        self.layout = self.layout.select(rows)

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from sublayer.config import Count, Flag, Probability
 from sublayer.model.attention.base import AttentionConfig
 from sublayer.model.attention.kernel import Attention, KernelName, attend
-from sublayer.model.attention.memory import KeyValueMemory
+from sublayer.model.attention.memory import KeyValueMemory, SourceMemory
 from sublayer.model.attention.pattern import Pattern, PatternChoice
+from sublayer.model.attention.pattern.base import Everything
 from sublayer.model.attention.pattern.full import FullConfig
+from sublayer.model.attention.score import ScoreChange
 from sublayer.model.initialise import Constant, Normal, Rule
+from sublayer.model.layout import Layout, Span
 from sublayer.model.part import Direction, Heads, Split, StackShape
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import Memory
@@ -27,6 +30,7 @@ class MultiHeadConfig(AttentionConfig):
     """Several heads side by side; with fewer key/value heads grouped-query, with one multi-query attention."""
 
     paper: ClassVar[str] = "Vaswani et al. 2017, section 3.2.2; Shazeer 2019; Ainslie et al. 2023"
+    crosses: ClassVar[bool] = True
     splits: ClassVar[Mapping[str, Split]] = {"query": "column", "key": "column", "value": "column", "output": "row"}
 
     kind: Literal["multi_head"] = "multi_head"
@@ -66,6 +70,14 @@ class MultiHeadConfig(AttentionConfig):
             )
         return self.model_copy(update={"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_head": d_head})
 
+    def filled_across(self, shape: StackShape) -> Self:
+        if not isinstance(self.pattern, FullConfig):
+            raise ValueError(
+                f"a cross-attention sees the whole source, and the pattern '{self.pattern.kind_name()}' is one of "
+                "distances within a sequence; set pattern: full"
+            )
+        return super().filled_across(shape)
+
     def heads(self) -> Heads:
         assert self.n_heads is not None and self.d_head is not None
         return Heads(self.n_heads, self.d_head)
@@ -73,8 +85,11 @@ class MultiHeadConfig(AttentionConfig):
     def seen(self, direction: Direction) -> Pattern:
         return self.pattern.pattern(direction)
 
-    def build(self, shape: StackShape) -> "MultiHead":
-        return MultiHead(self, shape)
+    def source_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
+        return self.token_flops({name: weights[name] for name in ("key.weight", "value.weight")})
+
+    def build(self, shape: StackShape, layer: int = 0, cross: bool = False) -> "MultiHead":
+        return CrossMultiHead(self, shape) if cross else MultiHead(self, shape)
 
 
 class MultiHead(Sublayer):
@@ -88,6 +103,7 @@ class MultiHead(Sublayer):
         self.config = config
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
         self.pattern = config.seen(shape.direction)
+        self.scale = self.d_head**-0.5
         self.query = nn.Linear(shape.d_model, self.n_heads * self.d_head, bias=config.bias)
         self.key = nn.Linear(shape.d_model, self.n_kv_heads * self.d_head, bias=config.bias)
         self.value = nn.Linear(shape.d_model, self.n_kv_heads * self.d_head, bias=config.bias)
@@ -103,12 +119,24 @@ class MultiHead(Sublayer):
             k_BGSK, v_BGSK, span = memory.extend(k_BGTK, v_BGTK, context.state)
         else:
             k_BGSK, v_BGSK, span = k_BGTK, v_BGTK, context.span
-        scale = self.d_head**-0.5
+        change = context.position.prepare(q_BHTK, k_BGSK, span, self.scale)
+        return self._attend(q_BHTK, k_BGSK, v_BGSK, span, change, context)
+
+    def _attend(
+        self,
+        q_BHTK: Tensor,
+        k_BGSK: Tensor,
+        v_BGSK: Tensor,
+        span: Span,
+        change: ScoreChange | None,
+        context: Context,
+    ) -> tuple[Tensor, Report]:
+        """The output of these queries over these keys and values, [B, T, D]."""
         call = Attention(
             pattern=self.pattern,
             span=span,
-            scale=scale,
-            score_change=context.position.prepare(q_BHTK, k_BGSK, span, scale),
+            scale=self.scale,
+            score_change=change,
             dropout=self.config.dropout if self.training else 0.0,
             want_weights="attention" in context.want,
         )
@@ -123,7 +151,7 @@ class MultiHead(Sublayer):
 
     def new_memory(
         self, batch_size: int, max_length: int, max_rewind: int, device: torch.device, dtype: torch.dtype
-    ) -> KeyValueMemory:
+    ) -> Memory:
         return KeyValueMemory(
             self.pattern.reach, batch_size, self.n_kv_heads, self.d_head, max_length, max_rewind, device, dtype
         )
@@ -133,3 +161,36 @@ class MultiHead(Sublayer):
         rules["output.weight"] = Normal(self._output_std)
         rules |= {f"{name}.bias": Constant(0.0) for name in ("query", "key", "value", "output")}
         return rules
+
+
+class CrossMultiHead(MultiHead):
+    """Keys and values are of the source that an encoder has read, and every query sees all of its document's."""
+
+    joins: ClassVar[tuple[str, ...]] = ("key", "value")
+
+    def __init__(self, config: MultiHeadConfig, shape: StackShape) -> None:
+        super().__init__(config, shape)
+        self.pattern = Everything()
+
+    def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
+        q_BHTK = self._heads(self.query(x_BTD))
+        k_BGSK, v_BGSK, source = self._source(context, memory)
+        # One span for all layers: the layout remembers it for this pass.
+        span = context.layout.once("across", lambda: Span.across(context.layout, source))
+        return self._attend(q_BHTK, k_BGSK, v_BGSK, span, None, context)
+
+    def _source(self, context: Context, memory: Memory | None) -> tuple[Tensor, Tensor, Layout]:
+        """Keys and values of the source, [B, G, S, K], and its layout."""
+        if context.source is None:
+            assert isinstance(memory, SourceMemory), "a cross-attention without a source"
+            return memory.kept()
+        layout = context.source.layout
+        k_BGSK, v_BGSK = (self._heads(x_BSE) for x_BSE in self.project(context.source.hidden_BSD))
+        if isinstance(memory, SourceMemory):
+            memory.keep(k_BGSK, v_BGSK, layout)
+        return k_BGSK, v_BGSK, layout
+
+    def new_memory(
+        self, batch_size: int, max_length: int, max_rewind: int, device: torch.device, dtype: torch.dtype
+    ) -> SourceMemory:
+        return SourceMemory(self.n_kv_heads, self.d_head, dtype)
