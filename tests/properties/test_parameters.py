@@ -39,11 +39,14 @@ def test_two_compositions_start_equal_where_they_share_a_part(
 ) -> None:
     one, other, field = pair
     first, second = dict(Transformer(one, seed).named_parameters()), dict(Transformer(other, seed).named_parameters())
-    own = {"position": "positions.", "attention": ".attention.", "feed_forward": ".feed_forward."}.get(field, "norm")
+    own = {"norm": "norm", "position": "positions."}.get(field, f".{field}.")
     shared = [name for name in first if name in second and own not in name and first[name].shape == second[name].shape]
     assert shared
     for name in shared:
-        assert torch.equal(first[name], second[name]), name
+        left, right = first[name], second[name]
+        if field == "residual" and not torch.equal(left, right):  # it may start a matrix smaller as a whole
+            left, right = left / left.norm(), right / right.norm()
+        torch.testing.assert_close(left, right, rtol=1e-5 if field == "residual" else 0, atol=0, msg=name)
 
 
 @law(examples=50, composition=compositions(), seed=st.integers(0, 1000))

@@ -4,6 +4,7 @@ Shapes: B batch, T tokens, D d_model.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class Block(nn.Module):
 
     def __init__(self, config: LayerConfig, shape: StackShape, layer: int) -> None:
         super().__init__()
+        shape = replace(shape, gain=config.residual.gain(shape))
         self.attention: Sublayer = config.attention.build(shape, layer)
         self.feed_forward: Sublayer | None = config.feed_forward.build(shape)
         self.residual: Residual = config.residual.build(shape, config.norm, len(self.sublayers()), layer)

@@ -35,7 +35,17 @@ class Constant:
         return torch.full(like.shape, self.value)
 
 
-Rule = Normal | Constant
+@dataclass(frozen=True)
+class Each:
+    """A vector's values, one by one."""
+
+    numbers: tuple[float, ...]
+
+    def values(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.tensor(self.numbers)
+
+
+Rule = Normal | Constant | Each
 
 
 @runtime_checkable

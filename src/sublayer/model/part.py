@@ -40,7 +40,8 @@ class InitialisationConfig(Config):
     depth_scaled: Flag = True
     """Divide the last matrix of every sublayer by √(2·n_layers), so that the residual stream's variance does not grow
     with depth (GPT-2: Radford et al. 2019, section 2.3).  Layers with one sublayer count as two, so that variants with
-    and without a second one start equal in what they share."""
+    and without a second one start equal in what they share.  A residual with a rule of its own, deepnorm, takes its
+    place."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,13 @@ class Heads:
 
 @dataclass(frozen=True)
 class StackShape:
-    """The sizes that all layers of a stack share; what a part may read when it fills in its own."""
+    """The sizes that all layers of a stack share; what a part may read when it fills in its own.
+
+    Attributes:
+        stochastic_depth: probability of leaving out a sublayer of the last layer in training; of those before it less.
+        other_layers: layers of the other half of an encoder-decoder; 0 where there is none.
+        gain: factor of the initial values of what a sublayer adds to the stream, where the layer's residual sets one.
+    """
 
     stack: Literal["decoder", "encoder"]
     d_model: int
@@ -66,6 +73,9 @@ class StackShape:
     max_length: int
     dropout: float = 0.0
     initialisation: InitialisationConfig = field(default_factory=InitialisationConfig)
+    stochastic_depth: float = 0.0
+    other_layers: int = 0
+    gain: float | None = None
 
     @property
     def direction(self) -> Direction:
@@ -75,8 +85,17 @@ class StackShape:
         """Standard deviation of a weight matrix with `fan_in` inputs."""
         return self.initialisation.std or fan_in**-0.5
 
+    def branch_std(self, fan_in: int) -> float:
+        """Standard deviation of a matrix that what a sublayer writes is proportional to: of values, of hidden units.
+
+        (Queries, keys and gates only decide how it is put together.)
+        """
+        return self.std(fan_in) * (1.0 if self.gain is None else self.gain)
+
     def output_std(self, fan_in: int) -> float:
         """Standard deviation of the matrix with which a sublayer writes into the residual stream."""
+        if self.gain is not None:
+            return self.branch_std(fan_in)
         std = self.std(fan_in)
         return std / (2 * self.n_layers) ** 0.5 if self.initialisation.depth_scaled else std
 

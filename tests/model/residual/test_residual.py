@@ -1,48 +1,11 @@
-"""Wirings against a block written by hand."""
+"""The usual wirings against a block written by hand, and what all wirings have in common."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from sublayer.model import ModelConfig, Transformer
-
-
-def model(residual: str, n_layers: int = 1, **changes: object) -> Transformer:
-    config = ModelConfig(
-        **{
-            "vocab_size": 7,
-            "d_model": 8,
-            "n_layers": n_layers,
-            "position": "none",
-            "attention": {"n_heads": 2},
-            "feed_forward": "relu",
-            "residual": residual,
-            "norm": "layer",
-            "initialisation": {"std": None, "embedding_std": 1.0},
-        }
-        | changes
-    )
-    return Transformer(config)
-
-
-def norm(x: Tensor) -> Tensor:
-    """LayerNorm with scale 1 and shift 0."""
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-
-
-def attention(model: Transformer, layer: int, x: Tensor) -> Tensor:
-    module = model.blocks[layer].attention
-    q, k, v = (
-        linear(x).view(*x.shape[:2], 2, 4).transpose(1, 2) for linear in (module.query, module.key, module.value)
-    )
-    scores = (q @ k.transpose(-1, -2) / 2).masked_fill(torch.ones(x.shape[1], x.shape[1]).triu(1).bool(), -torch.inf)
-    return module.output((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
-
-
-def feed_forward(model: Transformer, layer: int, x: Tensor) -> Tensor:
-    module = model.blocks[layer].feed_forward
-    return module.down(torch.relu(module.up(x)))
+from sublayer.model.residual import ResidualConfig
+from tests.model.residual.blocks import attention, feed_forward, lively, model, norm
 
 
 def test_pre_norm_is_x_plus_sublayer_of_norm_and_a_norm_at_the_end() -> None:
@@ -68,13 +31,25 @@ def test_post_norm_is_norm_of_x_plus_sublayer_and_none_at_the_end() -> None:
     torch.testing.assert_close(transformer(tokens).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("last", "has_norm"), [("pre_norm", True), ("post_norm", False)])
+@pytest.mark.parametrize(
+    ("last", "has_norm"),
+    [
+        ("pre_norm", True),
+        ("sandwich", True),
+        ("parallel", True),
+        ("layer_scale", True),
+        ("post_norm", False),
+        ("deepnorm", False),
+        ("rezero", False),
+        ("none", False),
+    ],
+)
 def test_the_last_layer_s_wiring_decides_about_the_final_norm(last: str, has_norm: bool) -> None:
     transformer = model("pre_norm", n_layers=2, layers=[{"residual": "post_norm"}, {"residual": last}])
     assert (transformer.final_norm is not None) == has_norm
 
 
-@pytest.mark.parametrize("residual", ["pre_norm", "post_norm"])
+@pytest.mark.parametrize("residual", [part.kind_name() for part in ResidualConfig.registry])
 @pytest.mark.parametrize("where", ["dropout", "attention.dropout", "feed_forward.dropout"])
 def test_dropout_is_active_in_training_alone(residual: str, where: str) -> None:
     changes: dict[str, object] = {
@@ -82,7 +57,7 @@ def test_dropout_is_active_in_training_alone(residual: str, where: str) -> None:
         "attention.dropout": {"attention": {"n_heads": 2, "dropout": 0.5}},
         "feed_forward.dropout": {"feed_forward": {"kind": "relu", "dropout": 0.5}},
     }[where]
-    dropping, plain = model(residual, **changes), model(residual)
+    dropping, plain = lively(model(residual, **changes)), lively(model(residual))
     tokens = torch.randint(0, 7, (2, 6))
     expected = plain(tokens).logits
     dropping.train()

@@ -109,6 +109,7 @@ class MultiHead(Sublayer):
         self.value = nn.Linear(shape.d_model, self.n_kv_heads * self.d_head, bias=config.bias)
         self.output = nn.Linear(self.n_heads * self.d_head, shape.d_model, bias=config.bias)
         self._std = shape.std(shape.d_model)
+        self._value_std = shape.branch_std(shape.d_model)
         self._output_std = shape.output_std(self.n_heads * self.d_head)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
@@ -157,7 +158,8 @@ class MultiHead(Sublayer):
         )
 
     def initial_values(self) -> Mapping[str, Rule]:
-        rules: dict[str, Rule] = {f"{name}.weight": Normal(self._std) for name in ("query", "key", "value")}
+        rules: dict[str, Rule] = {f"{name}.weight": Normal(self._std) for name in ("query", "key")}
+        rules["value.weight"] = Normal(self._value_std)
         rules["output.weight"] = Normal(self._output_std)
         rules |= {f"{name}.bias": Constant(0.0) for name in ("query", "key", "value", "output")}
         return rules

@@ -55,7 +55,7 @@ class Dense(Sublayer):
         self.dropout = config.dropout
         self.up = nn.Linear(shape.d_model, config.d_ff, bias=config.bias)
         self.down = nn.Linear(config.d_ff, shape.d_model, bias=config.bias)
-        self._std = shape.std(shape.d_model)
+        self._std = shape.branch_std(shape.d_model)
         self._output_std = shape.output_std(config.d_ff)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:

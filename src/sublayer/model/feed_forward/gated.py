@@ -62,7 +62,7 @@ class Gated(Sublayer):
         self.gate = nn.Linear(shape.d_model, config.d_ff, bias=config.bias)
         self.up = nn.Linear(shape.d_model, config.d_ff, bias=config.bias)
         self.down = nn.Linear(config.d_ff, shape.d_model, bias=config.bias)
-        self._std = shape.std(shape.d_model)
+        self._gate_std, self._std = shape.std(shape.d_model), shape.branch_std(shape.d_model)
         self._output_std = shape.output_std(config.d_ff)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
@@ -71,6 +71,6 @@ class Gated(Sublayer):
         return self.down(dropout(hidden_BTF, self.dropout, self.training)), EMPTY
 
     def initial_values(self) -> Mapping[str, Rule]:
-        rules: dict[str, Rule] = {"gate.weight": Normal(self._std), "up.weight": Normal(self._std)}
+        rules: dict[str, Rule] = {"gate.weight": Normal(self._gate_std), "up.weight": Normal(self._std)}
         rules["down.weight"] = Normal(self._output_std)
         return rules | {f"{name}.bias": Constant(0.0) for name in ("gate", "up", "down")}

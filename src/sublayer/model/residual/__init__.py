@@ -1,6 +1,27 @@
 """Residual wirings, one a file."""
 
-from sublayer.model.residual import post_norm, pre_norm
+from sublayer.model.residual import (
+    deepnorm,
+    layer_scale,
+    none,
+    parallel,
+    post_norm,
+    pre_norm,
+    rezero,
+    sandwich,
+)
 from sublayer.model.residual.base import Residual, ResidualChoice, ResidualConfig
 
-__all__ = ["Residual", "ResidualChoice", "ResidualConfig", "post_norm", "pre_norm"]
+__all__ = [
+    "Residual",
+    "ResidualChoice",
+    "ResidualConfig",
+    "deepnorm",
+    "layer_scale",
+    "none",
+    "parallel",
+    "post_norm",
+    "pre_norm",
+    "rezero",
+    "sandwich",
+]

@@ -4,7 +4,6 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from sublayer.model.dropout import dropout
 from sublayer.model.norm import NormConfig
 from sublayer.model.part import StackShape
 from sublayer.model.report import Report
@@ -21,18 +20,17 @@ class PostNormConfig(ResidualConfig):
     kind: Literal["post_norm"] = "post_norm"
 
     def build(self, shape: StackShape, norm: NormConfig, n_sublayers: int, layer: int) -> "PostNorm":
-        return PostNorm(shape, norm, n_sublayers)
+        return PostNorm(shape, norm, n_sublayers, layer)
 
 
 class PostNorm(Residual):
     """Norm(x + Dropout(Sublayer(x)))."""
 
-    def __init__(self, shape: StackShape, norm: NormConfig, n_sublayers: int) -> None:
-        super().__init__()
-        self.dropout = shape.dropout
+    def __init__(self, shape: StackShape, norm: NormConfig, n_sublayers: int, layer: int) -> None:
+        super().__init__(shape, layer)
         self.norms = nn.ModuleList(norm.build(shape.d_model) for _ in range(n_sublayers))
 
     def around(self, i: int, box: Box, stream: Tensor) -> tuple[Tensor, Report]:
         y_BTD, report = box(as_input(stream))
-        normalised: Tensor = self.norms[i](stream + dropout(y_BTD, self.dropout, self.training))
+        normalised: Tensor = self.norms[i](stream + self.branch(y_BTD))
         return normalised, report
