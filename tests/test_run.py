@@ -89,7 +89,7 @@ def test_overrides_may_be_a_mapping_and_change_nothing_of_the_source() -> None:
         ("data.sources.².path=c", "'²' is no place in a list of 2"),
         ("data.sequence_length.x=3", "data: unknown key"),
         ("data.sources=[]", "data.sources: "),
-        ("model.stack=encoder", "model.stack: training predicts the next token"),
+        ("model.stack=encoder", "data.objective: causal predicts the next token, which an encoder would see"),
         ("plugins=5", "plugins: must be a list"),
         ("plugins=[nowhere.py]", "plugins: there is no file"),
         ("device=tpu", "device: must be 'auto', 'cpu', 'cuda' or 'mps', not 'tpu'"),

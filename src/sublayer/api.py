@@ -27,6 +27,12 @@ from sublayer.training.journal import installed
 
 SUMMARY, CURVE = "summary.json", "loss.svg"
 
+NULLS = {
+    "bigram": ("bigram model", "a bigram model and lzma"),
+    "marginal": ("frequencies alone", "how often each target comes"),
+}
+"""What the held-out loss is set beside, in the words of a legend and of a sentence."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -40,7 +46,8 @@ class Run:
         corpus: what it was trained on.
         held_out: its loss on all held-out text, by domain.
         best_step: where its held-out loss was lowest; `best/` in the directory holds those weights.
-        baselines: what a bigram model and lzma make of the same text, by domain; empty when the config leaves them out.
+        baselines: what a bigram model and lzma make of the same text, or of other objectives than the next token how
+            often each target comes, by domain; empty when the config leaves them out.
         seconds: how long this process trained, by stage: data, forward, backward, update, evaluation, saving, figures.
     """
 
@@ -112,10 +119,12 @@ def train(
                 watcher=watcher,
                 accepted=lambda: write_config(directory / CONFIG, complete),
             )
-            watcher.preparing("comparing with a bigram model and lzma", 0.0)
+            watcher.preparing(f"comparing with {NULLS[complete.data.objective.null][1]}", 0.0)
             compared = baselines.result() if baselines is not None else {}
             _write_summary(directory / SUMMARY, outcome, compared)
-            draw_curve(directory, directory / CURVE, {name: part.bigram.loss for name, part in compared.items()})
+            null = complete.data.objective.null
+            losses = {name: part.loss for name, part in compared.items() if part.loss is not None}
+            draw_curve(directory, directory / CURVE, losses, NULLS[null][0])
     return Run(
         directory,
         complete,
@@ -157,19 +166,17 @@ def _write_summary(path: Path, outcome: Outcome, baselines: Mapping[str, Baselin
         "step": progress.step,
         "skipped": progress.skipped,
         "best_step": progress.best_step,
-        "held_out": {
-            name: {"loss": part.loss, "bits_per_byte": part.bits_per_byte} for name, part in outcome.held_out.items()
-        },
-        "baselines": {
-            name: {
-                "bigram": {"loss": part.bigram.loss, "bits_per_byte": part.bigram.bits_per_byte},
-                "lzma": {"alone": part.lzma.alone, "primed": part.lzma.primed},
-            }
-            for name, part in baselines.items()
-        },
+        "held_out": {name: score.figures() for name, score in outcome.held_out.items()},
+        "baselines": {name: _compared(part) for name, part in baselines.items()},
     }
     with written_aside(path) as aside:
         aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _compared(part: Baseline) -> dict[str, dict[str, float]]:
+    scores = {"bigram": part.bigram, "marginal": part.marginal}
+    told = {name: score.figures() for name, score in scores.items() if score is not None}
+    return told if part.lzma is None else told | {"lzma": {"alone": part.lzma.alone, "primed": part.lzma.primed}}
 
 
 def _contents(plugins: Iterable[str]) -> dict[str, str]:

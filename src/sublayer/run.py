@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from sublayer.config import Config, suggest
 from sublayer.data import DataConfig
+from sublayer.data.objective import OBJECTIVES
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.files import written_aside
 from sublayer.model import ModelConfig
@@ -41,9 +42,12 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.model.stack != "decoder":
+        objective, stack = self.data.objective, self.model.stack
+        if why := objective.unfit(stack):
+            suited = [part.kind_name() for part in OBJECTIVES if stack in part.stacks]
             raise ValueError(
-                f"model.stack: training predicts the next token, which an {self.model.stack} would see; choose decoder"
+                f"data.objective: {objective.kind_name()} {why}; choose {_either(suited)}, or model.stack: "
+                f"{_either(objective.stacks)}"
             )
         length, longest = self.data.sequence_length, self.model.cache_exact().length
         if longest is not None and length > longest:
@@ -184,6 +188,10 @@ def write_config(path: Path, config: RunConfig) -> None:
     with written_aside(path) as aside:
         text = yaml.dump(config.tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         aside.write_text(text, encoding="utf-8")
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(words)
 
 
 class _Loader(yaml.SafeLoader):

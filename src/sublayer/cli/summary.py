@@ -1,7 +1,8 @@
 """What `sublayer train` shows at the end: figures beside baselines, samples, and what to type next."""
 
 import shlex
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -9,9 +10,27 @@ from rich.text import Text
 
 from sublayer.api import Run, generate
 from sublayer.data.sources import ChatConfig
+from sublayer.measures.score import Score, total
+
+MARGINAL = "the targets' frequencies"
 
 PROMPTS = {"code": "def read_lines(", "prose": "Return the "}
 """The beginning of a sample by domain; any other domain begins with its own held-out text."""
+
+
+class Figure(NamedTuple):
+    """A column of the table: a score's figure, what it is called, and how it is written."""
+
+    name: str
+    column: str
+    form: str
+
+
+FIGURES = (
+    Figure("loss", "nats/token", "{:.3f}"),
+    Figure("bits_per_byte", "bits/byte", "{:.3f}"),
+    Figure("accuracy", "right", "{:.1%}"),
+)
 
 
 def show_summary(run: Run, console: Console) -> None:
@@ -20,7 +39,8 @@ def show_summary(run: Run, console: Console) -> None:
     console.print(_table(run))
     for sentence in [*_verdicts(run), _time(run)]:
         console.print(sentence, highlight=False, markup=False)
-    for domain in sorted(run.held_out)[:2]:
+    decodes = run.config.model.stack == "decoder" and not run.config.data.objective.classifies
+    for domain in sorted(run.held_out)[:2] if decodes else []:
         question = _question(run, domain)
         prompt = question[-1]["content"] + "\n" if question else PROMPTS.get(domain) or _beginning(run, domain)
         drawn: dict[str, Any] = {"max_tokens": 80, "temperature": 0.7, "seed": 0}
@@ -37,7 +57,7 @@ def show_summary(run: Run, console: Console) -> None:
     prompt = shlex.quote(question[-1]["content"] if question else PROMPTS.get(first, "Once"))
     more = 2 * run.config.training.steps
     for command in (
-        f"sublayer generate {where} {'--chat ' if question else ''}{prompt}",
+        *([f"sublayer generate {where} {'--chat ' if question else ''}{prompt}"] if decodes else []),
         f"sublayer train --resume --out {where} training.steps={more}",
         f"sublayer train {where}/config.yaml model.position=alibi --out {where}-alibi",
         f"tensorboard --logdir {where}/tensorboard",
@@ -53,19 +73,33 @@ def _table(run: Run) -> Table:
         box=None,
         padding=(0, 3, 0, 0),
     )
-    table.add_column("domain")
-    table.add_column("reader")
-    table.add_column("nats/token", justify="right")
-    table.add_column("bits/byte", justify="right")
+    shown = [figure for figure in FIGURES if any(figure.name in score.figures() for score in run.held_out.values())]
+    for column in ("domain", "reader"):
+        table.add_column(column)
+    for figure in shown:
+        table.add_column(figure.column, justify="right")
     for domain, result in run.held_out.items():
-        table.add_row(Text(domain), "this model", f"{result.loss:.3f}", f"{result.bits_per_byte:.3f}", style="bold")
+        table.add_row(Text(domain), "this model", *_cells(result, shown), style="bold")
         baseline = run.baselines.get(domain)
-        if baseline is not None:
-            bigram, lzma = baseline.bigram, baseline.lzma
-            table.add_row("", "bigram (Witten–Bell)", f"{bigram.loss:.3f}", f"{bigram.bits_per_byte:.3f}")
-            table.add_row("", "lzma, held-out text alone", "", f"{lzma.alone:.3f}")
-            table.add_row("", "lzma, after the training text", "", f"{lzma.primed:.3f}")
+        if baseline is None:
+            continue
+        for name, score in (("bigram (Witten–Bell)", baseline.bigram), (MARGINAL, baseline.marginal)):
+            if score is not None:
+                table.add_row("", name, *_cells(score, shown))
+        if baseline.lzma is not None:
+            table.add_row("", "lzma, held-out text alone", "", f"{baseline.lzma.alone:.3f}")
+            table.add_row("", "lzma, after the training text", "", f"{baseline.lzma.primed:.3f}")
+    if len(run.held_out) > 1 and run.config.data.objective.tells_accuracy:
+        table.add_row("all", "this model", *_cells(total(run.held_out.values()), shown), style="bold")
+        marginal = [part.marginal for part in run.baselines.values() if part.marginal is not None]
+        if marginal:
+            table.add_row("", MARGINAL, *_cells(total(marginal), shown))
     return table
+
+
+def _cells(score: Score, shown: Sequence[Figure]) -> list[str]:
+    values = score.figures()
+    return [figure.form.format(values[figure.name]) if figure.name in values else "" for figure in shown]
 
 
 def _verdicts(run: Run) -> list[str]:
@@ -75,13 +109,17 @@ def _verdicts(run: Run) -> list[str]:
         baseline = run.baselines.get(domain)
         if baseline is None:
             continue
-        margin = baseline.bigram.loss - result.loss
-        bigram = f"the bigram by {abs(margin):.2f} nats a token"
-        readers = [
-            (margin > 0, bigram),
-            (result.bits_per_byte < baseline.lzma.alone, "lzma alone"),
-            (result.bits_per_byte < baseline.lzma.primed, "lzma after the training text"),
-        ]
+        readers: list[tuple[bool, str]] = []
+        for name, score in (("the bigram", baseline.bigram), (MARGINAL, baseline.marginal)):
+            if score is not None:
+                margin = score.loss - result.loss
+                readers.append((margin > 0, f"{name} by {abs(margin):.2f} nats a token"))
+        bits = result.bits_per_byte
+        if baseline.lzma is not None and bits is not None:
+            readers += [
+                (bits < baseline.lzma.alone, "lzma alone"),
+                (bits < baseline.lzma.primed, "lzma after the training text"),
+            ]
         told = [
             f"{verb} {_listed([name for won, name in readers if won == wanted])}"
             for verb, wanted in (("beats", True), ("loses to", False))

@@ -143,6 +143,9 @@ def _tokenizer(
         )  # merging, the other half, tells nothing
         tokenizer = config.tokenizer.build(lambda: learnt_from(spools, splits, told))
         tokenizer.chat_template = config.chat_template() or tokenizer.chat_template
+        if added := config.special_tokens():
+            tokenizer = tokenizer.with_special(added)
+        config.objective.check_tokenizer(tokenizer)
         with written_aside(directory) as aside:
             tokenizer.save(aside)
         _give_memory_back()

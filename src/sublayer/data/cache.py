@@ -34,7 +34,7 @@ def content_key(config: DataConfig, fingerprints: list[str]) -> str:
     """A hash of all that decides the tokens: sources and their content, tokenizer, split, and this format.
 
     How tokens become rows (`sequence_length`, `isolate_documents`) and how often a source is drawn from (`weight`) are
-    not part of it: they are decided when rows are read.
+    not part of it: they are decided when rows are read.  So is most of what the objective decides.
     """
     tree = config.tree()
     for source in [*tree["sources"], *tree["validation"]]:
@@ -48,6 +48,9 @@ def content_key(config: DataConfig, fingerprints: list[str]) -> str:
         "tokenizer": [tree["tokenizer"], config.tokenizer.fingerprint(), config.chat_template()],
         "learnt from": [LEARN_FROM, SEED, UNIT],
     }
+    # Where it asks for nothing, the tokens are the same under any objective.
+    if added := config.special_tokens():
+        decides["special tokens"] = added
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from sublayer.config import Config, Count, Flag, Share
+from sublayer.data.objective import OBJECTIVES, CausalConfig, ObjectiveConfig, RowShape
 from sublayer.data.sources import SOURCES, EmbeddedConfig, SourceConfig
 from sublayer.data.tokenizer import TOKENIZERS, BpeConfig, TokenizerConfig
 from sublayer.errors import DataError
@@ -30,8 +31,10 @@ class DataConfig(Config):
     """How large that held-out part is."""
     tokenizer: Annotated[TokenizerConfig, TOKENIZERS.choice()] = BpeConfig()
     """Learnt from the training side, or given."""
+    objective: Annotated[ObjectiveConfig, OBJECTIVES.choice()] = CausalConfig()
+    """What the model is asked."""
     sequence_length: Count = 256
-    """T, tokens a row."""
+    """T, tokens a row; of an encoder-decoder, a row of the encoder."""
     isolate_documents: Flag = True
     """Documents in the same row do not see one another and count positions from their own start; if not, a row is
     read as one document."""
@@ -48,6 +51,31 @@ class DataConfig(Config):
                     f"validation[{number}].weight has no effect (each domain is read once in full); leave it out"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _suits_the_objective(self) -> Self:
+        try:
+            self.objective.check(self.sequence_length, (*self.sources, *self.validation))
+        except ValueError as error:
+            raise ValueError(f"objective: {error}") from None
+        return self
+
+    def row_shape(self) -> RowShape:
+        """How large the rows are that a model reads."""
+        return self.objective.shape(self.sequence_length, self.isolate_documents)
+
+    def special_tokens(self) -> list[str]:
+        """The special tokens that a learnt tokenizer is given for the objective; none where the tokenizer exists."""
+        return [] if self.tokenizer.given else [names[0] for names in self.objective.special_tokens()]
+
+    def expected_vocabulary(self) -> int | None:
+        """How many tokens there will be at most, as far as that is known before data is read; None when it is not.
+
+        Raises:
+            DataError: when the tokenizer is read from a file that is damaged.
+        """
+        size = self.tokenizer.expected_size()
+        return None if size is None else size + len(self.special_tokens())
 
     def to_read(self) -> list[SourceConfig]:
         """Every source and then every validation source, as they are to be read for this tokenizer."""

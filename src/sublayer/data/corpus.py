@@ -11,9 +11,11 @@ import numpy as np
 from sublayer.data.build import Progress
 from sublayer.data.cache import cache_directory, open_or_build
 from sublayer.data.config import DataConfig
+from sublayer.data.objective import Stretch
 from sublayer.data.order import Order
-from sublayer.data.packing import Batch, packed
-from sublayer.data.rows import Contiguous, Rows, WholeDocuments
+from sublayer.data.packing import Batch
+from sublayer.data.permutation import Words, mixed
+from sublayer.data.rows import Rows
 from sublayer.data.shards import Shards, Tokens, TokenStream
 from sublayer.data.split import Side
 from sublayer.data.tokenizer import Tokenizer
@@ -21,6 +23,9 @@ from sublayer.errors import DataError
 
 WINDOW = 512
 """Samples whose rows are decided at once."""
+
+TRAINING, HELD_OUT = 1 << 32, 2 << 32
+"""Set the draws of an objective apart from one another and from those of the order."""
 
 
 def prepare(
@@ -70,12 +75,14 @@ class Corpus:
         self.tokenizer: Tokenizer = shards.tokenizer
         self.fingerprint = shards.fingerprint()
         self.shards = shards
+        config.objective.check_tokenizer(self.tokenizer)
+        self._objective = config.objective.build(self.tokenizer, config.sequence_length, config.isolate_documents)
         self._training = [stream for stream in shards.streams if stream.side == "training"]
         self._validation = [stream for stream in shards.streams if stream.side == "validation"]
         self.domains = sorted({stream.domain for stream in self._validation})
         self._tokens = {stream.file: shards.tokens(stream) for stream in shards.streams}
         self._marks = {stream.file: shards.marks(stream) for stream in shards.streams}
-        self._rows = {stream.file: self._rows_of(stream) for stream in shards.streams}
+        self._rows = {stream.file: self._objective.rows(shards, stream) for stream in shards.streams}
         self._refuse_too_little()
         self._places: dict[tuple[int, int], list[tuple[str, int]]] = {}
         self._order = Order([len(self._rows[stream.file]) for stream in self._training], self.shares())
@@ -102,8 +109,19 @@ class Corpus:
             first_sample: the global number of the first sample, from 0.
             count: B, at least 1.
         """
-        places = [self._place(seed, sample) for sample in range(first_sample, first_sample + count)]
-        return self._packed(places)
+        samples = range(first_sample, first_sample + count)
+        key_B = mixed(seed, TRAINING, np.array(samples, dtype=np.uint64)) if self._objective.draws else None
+        return self._read([self._place(seed, sample) for sample in samples], key_B)
+
+    @property
+    def n_answers(self) -> int:
+        """V, how many different targets there can be."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def n_training_rows(self) -> int:
+        """How many rows there are to train on."""
+        return sum(len(self._rows[stream.file]) for stream in self._training)
 
     def epochs(self, n_samples: int) -> list[float]:
         """How many times training reads each of the config's `sources`.
@@ -137,7 +155,8 @@ class Corpus:
             wanted = max(1, max_tokens // length)
             places = [places[number * len(places) // wanted] for number in range(wanted)]
         for first in range(0, len(places), batch_size):
-            yield self._packed(places[first : first + batch_size])
+            chosen = places[first : first + batch_size]
+            yield self._read(chosen, self._held_out_keys(chosen) if self._objective.draws else None)
 
     def training_tokens(self) -> list[Tokens]:
         """The training streams, [N] each, mapped from disk."""
@@ -195,14 +214,6 @@ class Corpus:
             raise DataError(f"there is no domain '{domain}' for {side}; choose from: {', '.join(known)}.")
         return streams
 
-    def _rows_of(self, stream: TokenStream) -> Rows:
-        marks_N = self._marks[stream.file]
-        length = self.config.sequence_length
-        if marks_N is None:
-            return Contiguous(stream.tokens, length, full=stream.side == "training")
-        lengths, scored = (self.shards.documents(stream, column) for column in ("lengths", "scored"))
-        return WholeDocuments(lengths, scored, marks_N, length)
-
     def _place(self, seed: int, sample: int) -> tuple[str, int]:
         """The file and row of a sample; decided for many samples at once, which takes no longer than for one."""
         window = (seed, sample // WINDOW)
@@ -214,19 +225,24 @@ class Corpus:
             self._places = {window: places}  # the one before is not asked for again
         return places[sample % WINDOW]
 
-    def _packed(self, places: Sequence[tuple[str, int]]) -> Batch:
+    def _held_out_keys(self, places: Sequence[tuple[str, int]]) -> Words:
+        """The keys of held-out rows, [B]: always the same ones, so that every evaluation asks the same."""
+        numbers = {stream.file: number for number, stream in enumerate(self._validation)}
+        file_B = np.array([numbers[file] for file, _ in places], dtype=np.uint64)
+        return mixed(HELD_OUT, file_B, np.array([row for _, row in places], dtype=np.uint64))
+
+    def _read(self, places: Sequence[tuple[str, int]], key_B: Words | None) -> Batch:
         """The rows at some places: the stream's file, and the row's number in it."""
-        stretches, marks = [], []
+        stretches = []
         for file, row in places:
-            begin, end = self._rows[file].stretch(row)
-            stretches.append(self._tokens[file][begin:end])
-            marks_N = self._marks[file]
-            marks.append(None if marks_N is None else marks_N[begin:end])
-        end_id, isolate = self.tokenizer.end_id, self.config.isolate_documents
-        return packed(stretches, self.config.sequence_length, end_id, isolate, marks)
+            rows, marks_N = self._rows[file], self._marks[file]
+            begin, end = rows.stretch(row)
+            marks_N = None if marks_N is None else marks_N[begin:end]
+            stretches.append(Stretch(self._tokens[file][begin:end], marks_N, rows.label(row)))
+        return self._objective.batch(stretches, key_B)
 
     def _refuse_too_little(self) -> None:
-        needed = self.config.sequence_length + 1
+        needed = self._objective.needed
         for stream in self._training:
             if len(self._rows[stream.file]) == 0 and stream.marked:
                 raise DataError(

@@ -1,10 +1,11 @@
 """Stretches of a stream as rows of inputs, targets and layout.
 
-Shape suffixes: B batch (rows), T length.
+Shape suffixes: B batch (rows), T length, S length of a source, N tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +20,27 @@ NOT_SCORED = -100
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRows:
+    """Rows for an encoder, in the terms of `Batch`."""
+
+    tokens_BS: Tensor
+    positions_BS: Tensor | None
+    document_BS: Tensor | None
+    valid_BS: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows for the model, int64 on the CPU.
 
     Attributes:
         tokens_BT: inputs.
-        targets_BT: the token after each input; −100 where none is scored.
+        targets_BT: the token to predict at each place, −100 where none is; [B] of a classification, a class each.
         positions_BT: positions within the document, counted from the row's start where the document began before it;
             None when a row is one document.
         document_BT: the number of the document within the row, from 0; None when a row is one document.
         valid_BT: bool, False for padding; None when there is none.
+        source: what an encoder reads, for an encoder-decoder; the documents of both sides have the same numbers.
     """
 
     tokens_BT: Tensor
@@ -36,6 +48,26 @@ class Batch:
     positions_BT: Tensor | None
     document_BT: Tensor | None
     valid_BT: Tensor | None
+    source: SourceRows | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Places of all rows, of both sides."""
+        return self.tokens_BT.numel() + (0 if self.source is None else self.source.tokens_BS.numel())
+
+
+class Laid(NamedTuple):
+    """Rows of inputs and where they stand, as arrays: like `Batch`, without targets."""
+
+    tokens_BT: NDArray[np.int64]
+    positions_BT: NDArray[np.int64] | None
+    document_BT: NDArray[np.int64] | None
+    valid_BT: NDArray[np.bool_] | None
+
+    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Tokens, positions, documents and what is valid."""
+        positions, document, valid = (None if array is None else torch.from_numpy(array) for array in self[1:])
+        return torch.from_numpy(self.tokens_BT), positions, document, valid
 
 
 def packed(
@@ -55,27 +87,55 @@ def packed(
         marks: for each row the marks of its tokens, which say where documents begin and what is scored; None for a row
             in which a document begins at each `end_id` and every token is scored.
     """
-    row_BT = np.full((len(stretches), length + 1), end_id, dtype=np.int64)
-    size_B = np.array([len(stretch) for stretch in stretches])
-    for row, stretch in enumerate(stretches):
-        row_BT[row, : len(stretch)] = stretch
-    tokens_BT, targets_BT = row_BT[:, :-1].copy(), row_BT[:, 1:].copy()
-    begins_BT = tokens_BT == end_id
-    for row, mark_N in enumerate(marks or ()):
+    marks = marks or [None] * len(stretches)
+    laid = laid_out(
+        [stretch[:-1] for stretch in stretches],
+        [None if mark_N is None else mark_N[:-1] for mark_N in marks],
+        length,
+        end_id,
+        isolate_documents,
+    )
+    targets_BT = np.full(laid.tokens_BT.shape, NOT_SCORED, dtype=np.int64)
+    for row, (stretch, mark_N) in enumerate(zip(stretches, marks, strict=True)):
+        target_N = targets_BT[row, : len(stretch) - 1]
+        target_N[:] = stretch[1:]
         if mark_N is not None:
-            inputs = len(mark_N) - 1
-            begins_BT[row, :inputs] = mark_N[:-1] & BEGINS > 0
-            targets_BT[row, :inputs][mark_N[1:] & SCORED == 0] = NOT_SCORED
+            target_N[mark_N[1:] & SCORED == 0] = NOT_SCORED
+    tokens, positions, document, valid = laid.tensors()
+    return Batch(tokens, torch.from_numpy(targets_BT), positions, document, valid)
+
+
+def laid_out(
+    rows: Sequence[Tokens],
+    marks: Sequence[NDArray[np.uint8] | None],
+    length: int,
+    end_id: int,
+    isolate_documents: bool,
+) -> Laid:
+    """Rows of inputs, padded at their end.
+
+    Args:
+        rows: the tokens of each row, at most T.
+        marks: of each row those tokens' marks, which say where documents begin; None where one begins at each `end_id`.
+        length: T.
+        end_id: what padding is made of.
+        isolate_documents: give positions and documents.
+    """
+    tokens_BT = np.full((len(rows), length), end_id, dtype=np.int64)
+    for row, tokens_N in enumerate(rows):
+        tokens_BT[row, : len(tokens_N)] = tokens_N
     valid_BT = None
-    if size_B.min() <= length:
-        valid = np.arange(length) < size_B[:, None] - 1
-        tokens_BT[~valid], targets_BT[~valid], begins_BT[~valid] = end_id, NOT_SCORED, True
-        valid_BT = torch.from_numpy(valid)
-    positions_BT = document_BT = None
-    if isolate_documents:
-        positions, document = _layout(begins_BT)
-        positions_BT, document_BT = torch.from_numpy(positions), torch.from_numpy(document)
-    return Batch(torch.from_numpy(tokens_BT), torch.from_numpy(targets_BT), positions_BT, document_BT, valid_BT)
+    size_B = np.array([len(tokens_N) for tokens_N in rows])
+    if size_B.min() < length:
+        valid_BT = np.arange(length) < size_B[:, None]
+    if not isolate_documents:
+        return Laid(tokens_BT, None, None, valid_BT)
+    # Each place of padding is a document of its own.
+    begins_BT = tokens_BT == end_id
+    for row, mark_N in enumerate(marks):
+        if mark_N is not None:
+            begins_BT[row, : len(mark_N)] = mark_N & BEGINS > 0
+    return Laid(tokens_BT, *_layout(begins_BT), valid_BT)
 
 
 def _layout(begins_BT: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -23,6 +23,11 @@ def mixed(*words: int | Words) -> Words:
     return state
 
 
+def uniform(hashed_N: Words) -> NDArray[np.float64]:
+    """Hashes as numbers from 0 up to 1, 1 left out."""
+    return (hashed_N >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def permuted(values_N: NDArray[np.int64], size: int, key_N: Words) -> NDArray[np.int64]:
     """Where each value goes in the permutation of 0 … size−1 that its key picks.
 

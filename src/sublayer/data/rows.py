@@ -3,7 +3,7 @@
 Shape suffixes: N tokens, D documents, R rows.
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,45 +11,56 @@ from numpy.typing import NDArray
 from sublayer.data.tokenizing import SCORED
 
 
-@dataclass(frozen=True, slots=True)
-class Contiguous:
-    """Row r reads tokens r·T … r·T+T−1 and is scored on the ones after each.
+class Rows(ABC):
+    """Which tokens of a stream each row reads.
 
     Attributes:
+        filled: places of all rows, without padding.
+        truncated: how many documents are cut off.
+        left_out: how many rows are left out because nothing in them is scored.
+    """
+
+    filled: int
+    truncated: int = 0
+    left_out: int = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def stretch(self, row: int) -> tuple[int, int]:
+        """The first token that a row reads, and the one behind the last."""
+
+    def label(self, row: int) -> int:
+        """The number of a row's class, where rows have one."""
+        return -1
+
+
+class Contiguous(Rows):
+    """Row r reads tokens r·T … r·T+T−1, one after another, and is scored on the ones after each, or on themselves.
+
+    Args:
         tokens: N.
         length: T.
         full: leave out a shorter last row.
+        ahead: how far behind its input a target stands: 1, or 0 where inputs are their own targets.
     """
 
-    tokens: int
-    length: int
-    full: bool
+    def __init__(self, tokens: int, length: int, full: bool, ahead: int = 1) -> None:
+        self._tokens, self._length, self._ahead = tokens, length, ahead
+        targets = max(0, tokens - ahead)
+        self._n_rows = targets // length if full else -(-targets // length)
+        self.filled = min(self._n_rows * length, targets)
 
     def __len__(self) -> int:
-        targets = max(0, self.tokens - 1)
-        return targets // self.length if self.full else -(-targets // self.length)
+        return self._n_rows
 
     def stretch(self, row: int) -> tuple[int, int]:
-        """The first token of a row, and the one behind its last target."""
-        return row * self.length, min((row + 1) * self.length + 1, self.tokens)
-
-    @property
-    def filled(self) -> int:
-        """Inputs of all rows, without padding."""
-        return min(len(self) * self.length, max(0, self.tokens - 1))
-
-    @property
-    def truncated(self) -> int:
-        """How many documents are cut off: none, as the next row goes on."""
-        return 0
-
-    @property
-    def left_out(self) -> int:
-        """How many rows are left out because nothing in them is scored: none."""
-        return 0
+        return row * self._length, min((row + 1) * self._length + self._ahead, self._tokens)
 
 
-class WholeDocuments:
+class WholeDocuments(Rows):
     """A row reads consecutive documents that fit in T+1 tokens together, as many as do.
 
     A longer document has a row of its own, and what does not fit is cut off.  A row in which nothing is scored is left
@@ -60,19 +71,21 @@ class WholeDocuments:
         scored_D: those of them that are targets.
         marks_N: of each token.
         length: T.
-
-    Attributes:
-        filled: inputs of all rows, without padding.
-        truncated: how many documents are cut off.
-        left_out: how many rows are left out.
+        ahead: how far behind its input a target stands: 1, or 0, and then T tokens have to hold the documents.
     """
 
     def __init__(
-        self, length_D: NDArray[np.uint32], scored_D: NDArray[np.uint32], marks_N: NDArray[np.uint8], length: int
+        self,
+        length_D: NDArray[np.uint32],
+        scored_D: NDArray[np.uint32],
+        marks_N: NDArray[np.uint8],
+        length: int,
+        ahead: int = 1,
     ) -> None:
+        most = length + ahead
         end_D = np.cumsum(length_D, dtype=np.int64)
         begin_D = end_D - length_D
-        fits_D = np.searchsorted(end_D, begin_D + length + 1, side="right")
+        fits_D = np.searchsorted(end_D, begin_D + most, side="right")
         after_D = np.maximum(fits_D, np.arange(1, len(end_D) + 1)).tolist()  # the first document of the row behind
         first, firsts = 0, []
         while first < len(after_D):
@@ -83,12 +96,12 @@ class WholeDocuments:
         begin_R, end_R = begin_D[first_R], end_D[after_R - 1]
         scored_to_D = np.append(0, np.cumsum(scored_D, dtype=np.int64))
         scored_R = scored_to_D[after_R] - scored_to_D[first_R]
-        cut_R = end_R - begin_R > length + 1
-        end_R = np.where(cut_R, begin_R + length + 1, end_R)
+        cut_R = end_R - begin_R > most
+        end_R = np.where(cut_R, begin_R + most, end_R)
         for row in np.flatnonzero(cut_R & (scored_R > 0)).tolist():
             scored_R[row] = np.count_nonzero(marks_N[begin_R[row] : end_R[row]] & SCORED)
         self._begin_R, self._end_R = begin_R[scored_R > 0], end_R[scored_R > 0]
-        self.filled = int((self._end_R - self._begin_R - 1).sum())
+        self.filled = int((self._end_R - self._begin_R - ahead).sum())
         self.truncated = int(np.count_nonzero(cut_R))
         self.left_out = int(np.count_nonzero(scored_R == 0))
 
@@ -96,8 +109,4 @@ class WholeDocuments:
         return len(self._begin_R)
 
     def stretch(self, row: int) -> tuple[int, int]:
-        """The first token of a row, and the one behind its last target."""
         return int(self._begin_R[row]), int(self._end_R[row])
-
-
-Rows = Contiguous | WholeDocuments

@@ -1,4 +1,4 @@
-"""What a model's held-out loss is set beside: a bigram model and a compressor."""
+"""What a model's held-out loss is set beside: a bigram model and a compressor, or the targets' own frequencies."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from sublayer.data import Corpus
 from sublayer.measures.bigram import bigram_scores
 from sublayer.measures.compression import Compression, compression_scores
+from sublayer.measures.marginal import marginal_scores
 from sublayer.measures.score import Score
 
 R = TypeVar("R")
@@ -15,14 +16,28 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Baseline:
-    """The two figures of one domain."""
+    """The figures of one domain.
 
-    bigram: Score
-    lzma: Compression
+    Attributes:
+        bigram, lzma: of the next token.
+        marginal: of any other objective.
+    """
+
+    bigram: Score | None = None
+    lzma: Compression | None = None
+    marginal: Score | None = None
+
+    @property
+    def loss(self) -> float | None:
+        """Nats a target, of the one that tells them."""
+        told = self.bigram or self.marginal
+        return None if told is None else told.loss
 
 
 def baselines_of(corpus: Corpus) -> Mapping[str, Baseline]:
-    """Both baselines on the held-out text of each domain, in a few seconds for ten million bytes of text."""
+    """The baselines on the held-out text of each domain, in a few seconds for ten million bytes of text."""
+    if corpus.config.objective.null == "marginal":
+        return {domain: Baseline(marginal=score) for domain, score in marginal_scores(corpus).items()}
     bigrams, compressions = bigram_scores(corpus), compression_scores(corpus)
     return {domain: Baseline(bigrams[domain], compressions[domain]) for domain in corpus.domains}
 

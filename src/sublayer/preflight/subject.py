@@ -50,7 +50,7 @@ def subject_of(source: Source, overrides: Sequence[str] | Mapping[str, Any] = ()
     if run.model.vocab_size is not None:
         return Subject(run.model, run)
     tokenizer = run.data.tokenizer
-    size = tokenizer.expected_size()
+    size = run.data.expected_vocabulary()
     if size is None:
         raise ConfigError(
             f"model.vocab_size: is not known before the {tokenizer.kind_name()} tokenizer is made; set it to check."

@@ -10,13 +10,16 @@ from sublayer.training.journal import METRICS, read
 COLOURS = ("#3b6fb6", "#d1603d", "#4f9d69", "#8e5ea2", "#c9a227", "#5b5b5b")
 
 
-def draw_curve(directory: Path, path: Path, baselines: Mapping[str, float] | None = None) -> None:
+def draw_curve(
+    directory: Path, path: Path, baselines: Mapping[str, float] | None = None, reader: str = "bigram model"
+) -> None:
     """Draw the losses in `directory/metrics.jsonl` as an SVG.
 
     Args:
         directory: of the run.
         path: of the picture.
         baselines: nats a token of a baseline by held-out domain, drawn as dashed lines.
+        reader: what the baseline is called.
 
     Raises:
         RunError: when the picture cannot be written.
@@ -43,7 +46,7 @@ def draw_curve(directory: Path, path: Path, baselines: Mapping[str, float] | Non
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=4, label=domain)
             if baselines and domain in baselines:
                 axes.axhline(
-                    baselines[domain], color=colour, linewidth=1.2, linestyle="--", label=f"{domain}, bigram model"
+                    baselines[domain], color=colour, linewidth=1.2, linestyle="--", label=f"{domain}, {reader}"
                 )
         axes.set(xlabel="step", ylabel="loss (nats a token)")
         axes.grid(color="#e6e8eb", linewidth=0.8)

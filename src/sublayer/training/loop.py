@@ -17,7 +17,7 @@ from sublayer.checkpoint import save_model, save_weights
 from sublayer.data import Batch, Corpus
 from sublayer.data.reading import epochs_in_words, passed_by, warnings
 from sublayer.errors import CheckpointError, ConfigError, RunError
-from sublayer.measures.held_out import held_out, layout_of
+from sublayer.measures.held_out import held_out, inputs_of
 from sublayer.measures.score import Score, total
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.loss import IGNORED
@@ -110,7 +110,7 @@ def train(
         batch, weight = share
         started = time.monotonic()
         with autocast(device, dtype):
-            out = forward(batch.tokens_BT.to(device), layout_of(batch, device), targets=batch.targets_BT.to(device))
+            out = forward(**inputs_of(batch, device), targets=batch.targets_BT.to(device))
         gradients: tuple[Tensor | None, ...] = ()
         turned = time.monotonic()
         if crew.threads == 1:
@@ -145,7 +145,7 @@ def train(
             factor = config.schedule.factor(progress.step, config.steps)
             batches = shares(corpus, config, progress.step, crew.threads)
 
-            # Forward and backward, each share weighing as much as it has tokens to score.
+            # Forward and backward, each share weighing as much as it has targets.
             n_scored = max(1, sum(scored(batch) for batch in batches))
             losses: dict[str, Tensor] = {}
             clock.lap("data")
@@ -179,7 +179,7 @@ def train(
 
             # Figures.
             now = time.monotonic()
-            speed, last = sum(batch.tokens_BT.numel() for batch in batches) / (now - last), now
+            speed, last = sum(batch.n_tokens for batch in batches) / (now - last), now
             watcher.trained(progress.step, float(losses["loss"]), speed)
             if progress.step % config.logging.every == 0 or progress.step == config.steps:
                 # With no auxiliary loss, the cross-entropy is the loss, and one figure says both.
@@ -199,7 +199,7 @@ def train(
                 results = evaluate(config.evaluation_tokens)
                 journal.write(
                     progress.step,
-                    {"held_out": {d: {"loss": r.loss, "bits_per_byte": r.bits_per_byte} for d, r in results.items()}},
+                    {"held_out": {domain: result.figures() for domain, result in results.items()}},
                 )
                 watcher.evaluated(progress.step, results)
                 clock.lap("evaluation")
@@ -278,7 +278,7 @@ def shares(corpus: Corpus, config: TrainingConfig, step: int, threads: int) -> l
 
 
 def scored(batch: Batch) -> int:
-    """How many tokens of a batch have a target."""
+    """How many targets a batch has."""
     return int((batch.targets_BT != IGNORED).sum())
 
 

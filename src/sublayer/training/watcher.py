@@ -162,5 +162,14 @@ class Lines(Watcher):
 
 def held_out_line(results: Mapping[str, Score]) -> str:
     """The held-out figures in one line."""
-    parts = [f"{domain} {part.loss:.3f} nats, {part.bits_per_byte:.3f} bits/byte" for domain, part in results.items()]
-    return "held-out: " + "; ".join(parts)
+    return "held-out: " + "; ".join(f"{domain} {in_words(part)}" for domain, part in results.items())
+
+
+def in_words(score: Score) -> str:
+    """The figures of one domain."""
+    told = [f"{score.loss:.3f} nats"]
+    if score.bits_per_byte is not None:
+        told.append(f"{score.bits_per_byte:.3f} bits/byte")
+    if score.accuracy is not None:
+        told.append(f"{score.accuracy:.1%} right")
+    return ", ".join(told)

@@ -3,6 +3,9 @@
 END = "<|endoftext|>"
 """The special token that begins every document, and so ends the one before it (GPT-2's convention)."""
 
+MASKS = ("<mask>", "[MASK]")
+"""What the special token that hides another one is called: RoBERTa's name, BERT's."""
+
 
 def _alphabet() -> dict[int, str]:
     # Bytes that print as themselves in Latin-1 stay; the others are numbered from U+0100 on.

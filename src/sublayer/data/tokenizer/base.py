@@ -16,6 +16,10 @@ class TokenizerConfig(PartConfig):
 
     registry: ClassVar[Registry[Any]] = TOKENIZERS
 
+    given: ClassVar[bool] = False
+    """It exists already, so it has the special tokens that it has; others are given those that an objective needs, in
+    addition to what `expected_size` says."""
+
     @abstractmethod
     def build(self, texts: Callable[[], Iterator[str]]) -> Tokenizer:
         """Make the tokenizer.

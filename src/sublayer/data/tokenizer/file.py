@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,8 @@ class FileConfig(TokenizerConfig):
 
     One with a normaliser (such as NFC) reads text as that leaves it, so only such text comes back as it was.
     """
+
+    given: ClassVar[bool] = True
 
     kind: Literal["file"] = "file"
     path: str = Field(min_length=1)

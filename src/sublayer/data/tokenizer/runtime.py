@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from sublayer.data.chat import ChatTemplate, Unrenderable, parse_messages
 from sublayer.data.document import END_MARK, Segment
-from sublayer.data.tokenizer.alphabet import BYTE, END
+from sublayer.data.tokenizer.alphabet import BYTE, END, MASKS
 from sublayer.data.tokenizer.stream import Stream
 from sublayer.data.tokenizer.words import Words, splits_as_gpt2
 from sublayer.errors import DataError
@@ -24,6 +25,9 @@ BESIDE = ("tokenizer_config.json", "chat_template.jinja")
 
 MOST_REMEMBERED = 1024
 """Texts of templates whose ids are kept."""
+
+
+_IN_WORDS = frozenset(string.ascii_letters + string.digits + "_")
 
 
 class Tokenizer:
@@ -153,6 +157,35 @@ class Tokenizer:
     def stream(self) -> Stream:
         """A decoder to feed one id at a time, which never gives out half a character."""
         return Stream(self._bytes)
+
+    def has_any(self, names: Sequence[str]) -> bool:
+        """Whether there is a token of one of these names."""
+        return any(self._core.token_to_id(name) is not None for name in names)
+
+    def special_id(self, names: Sequence[str]) -> int:
+        """The id of a special token, by the first of its names that there is; one is there."""
+        return next(index for name in names if (index := self._core.token_to_id(name)) is not None)
+
+    def with_special(self, names: Sequence[str]) -> "Tokenizer":
+        """The same with special tokens put behind all others."""
+        core = tokenizers.Tokenizer.from_str(self._core.to_str())
+        core.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in names])
+        # By this, Hugging Face's libraries know it.
+        masks = [name for name in names if name in MASKS]
+        grown = Tokenizer(core, self.end, self._settings | ({"mask_token": masks[0]} if masks else {}))
+        grown.chat_template = self.chat_template
+        return grown
+
+    def word_borders(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Of every id whether its text begins inside what may be a word, and whether it ends inside, [V] each.
+
+        A word is a run of letters, digits, underscores, and bytes of characters beyond ASCII.
+        """
+        begins, ends = (
+            np.array([bool(text) and (text[place] >= 128 or chr(text[place]) in _IN_WORDS) for text in self._bytes])
+            for place in (0, -1)
+        )
+        return begins, ends
 
     def fingerprint(self) -> str:
         """A text that is equal for equal tokenizers."""

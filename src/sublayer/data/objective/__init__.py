@@ -1,0 +1,15 @@
+"""What is asked of a model: one file an objective, which makes rows of inputs and targets from tokens."""
+
+from sublayer.data.objective.base import OBJECTIVES, Objective, ObjectiveConfig, RowShape, Stretch
+from sublayer.data.objective.causal import CausalConfig
+from sublayer.data.objective.masked import MaskedConfig
+
+__all__ = [
+    "OBJECTIVES",
+    "CausalConfig",
+    "MaskedConfig",
+    "Objective",
+    "ObjectiveConfig",
+    "RowShape",
+    "Stretch",
+]
