@@ -49,7 +49,7 @@ class RunConfig(Config):
                 f"data.objective: {objective.kind_name()} {why}; choose {_either(suited)}, or model.stack: "
                 f"{_either(objective.stacks)}"
             )
-        length, longest = self.data.sequence_length, self.model.cache_exact().length
+        length, longest = self.data.sequence_length, self.model.longest()
         if longest is not None and length > longest:
             raise ValueError(
                 f"data.sequence_length ({length}) is longer than the model's positions, which end at model.max_length "

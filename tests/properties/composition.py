@@ -149,6 +149,9 @@ class Source:
             return self._value(path, inner, [*metadata, *more], default)
         if origin is Literal:
             return self.choose(path, get_args(annotation))
+        if origin is tuple:
+            length = self.choose(f"{path}.length", range(1, LONGEST_INT))
+            return [self._value(f"{path}[{n}]", get_args(annotation)[0], [], None) for n in range(length)]
         if origin in (Union, types.UnionType):
             return self._value(path, self.choose(f"{path}|", get_args(annotation)), metadata, default)
         if annotation is type(None):

@@ -13,7 +13,8 @@ def shift_invariant(config: ModelConfig) -> bool:
     """Whether every position says so, and no pattern keeps single positions in view."""
     model = Transformer(config)
     patterns = [getattr(block.attention, "pattern", None) for block in model.blocks]
-    return all(layer.position.shift_invariant for layer in config.resolve()) and all(
+    parts = [part for layer in config.resolve() for _, part in layer.parts()]
+    return all(getattr(part, "shift_invariant", True) for part in parts) and all(
         pattern is None or pattern.reach.pinned == 0 for pattern in patterns
     )
 

@@ -159,10 +159,9 @@ def _check_lengths(lengths: list[int], limit: int | None, config: ModelConfig) -
     shape = config.shape
     parts = [part for layer in config.resolve() for _, part in layer.parts()]
     ending = next(part for part in parts if part.cache_exact(shape).length == limit)
-    raise DataError(
-        f"{which} has {lengths[number]} tokens, but the model's {ending.kind_name()} {ending.registry.family}s "
-        f"end at {limit}; shorten it."
-    )
+    name = f"{ending.kind_name()} {ending.registry.family}"
+    end = f"{name}s end at" if limit == config.longest() else f"decoding is exact, with its {name}, up to"
+    raise DataError(f"{which} has {lengths[number]} tokens, but the model's {end} {limit}; shorten it.")
 
 
 def _padded(prompts: list[list[int]], filler: int, device: torch.device) -> Tensor:

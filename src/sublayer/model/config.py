@@ -103,6 +103,11 @@ class ModelConfig(Config):
         """Whether cached decoding equals one full pass: the strictest of the parts' statements."""
         return _strictest(layer.cache_exact(self.shape) for layer in self._resolved)
 
+    def longest(self) -> int | None:
+        """How many positions the model has; None when they do not end."""
+        ends = (layer.position.longest(self.shape) for layer in self._resolved)
+        return min((end for end in ends if end is not None), default=None)
+
     @model_validator(mode="after")
     def _compose(self) -> Self:
         layers = [self._layer(number) for number in range(self.n_layers)]

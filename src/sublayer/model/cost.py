@@ -132,13 +132,15 @@ def _layer_cost(model: Transformer, number: int, layer: LayerConfig) -> LayerCos
     if block.feed_forward is not None:
         parts.append((layer.feed_forward, block.feed_forward))
     shared = [] if layer.position.embeds else [(layer.position, model.position(number))]
+    heads = layer.attention.heads()
     n_parameters = sum(math.prod(shape) for _, module in parts for shape in _shapes(module).values())
     return LayerCost(
         config=layer,
         parameters=n_parameters,
         active=round(sum(_active(part, _shapes(module)) for part, module in parts)),
-        token_flops=sum(part.token_flops(_shapes(module)) for part, module in [*parts, *shared]),
-        pair_flops=layer.attention.pair_flops() + layer.position.pair_flops(layer.attention.heads()),
+        token_flops=sum(part.token_flops(_shapes(module)) for part, module in [*parts, *shared])
+        + layer.position.query_flops(model.config.shape, heads),
+        pair_flops=layer.attention.pair_flops() + layer.position.pair_flops(heads),
         pattern=layer.attention.seen(model.config.shape.direction),
     )
 

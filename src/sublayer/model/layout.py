@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from sublayer.model.attention.pattern.base import Pattern
@@ -87,6 +88,22 @@ class Layout:
         first = torch.ones_like(self.document_BT, dtype=torch.bool)
         first[:, 1:] = self.document_BT[:, 1:] != self.document_BT[:, :-1]
         return index - torch.where(first, index, 0).cummax(1).values
+
+    def lengths(self) -> Tensor:
+        """Tokens in the document of each token as its positions have it, the last one + 1 (of a resolved layout).
+
+        [1 or B, T], or [1 or B, 1] where rows are single documents; padding is not counted.
+        """
+        assert self.positions_BT is not None
+        positions = self.positions_BT
+        if self.valid_BT is not None:
+            positions = positions.masked_fill(~self.valid_BT, 0)
+        if self.document_BT is None:
+            return positions.amax(1, keepdim=True) + 1
+        change = self.document_BT[:, 1:] != self.document_BT[:, :-1]
+        place = F.pad(change.long().cumsum(1), (1, 0))  # documents by their order in the row
+        positions = positions.expand_as(place)
+        return torch.zeros_like(place).scatter_reduce(1, place, positions, "amax").gather(1, place) + 1
 
     def select(self, rows: Tensor) -> "Layout":
         """The layout of these rows of the batch, in this order."""

@@ -73,7 +73,7 @@ class Transformer(nn.Module):
             raise ConfigError("vocab_size: is required to build a model; in a run it comes from the tokenizer.")
         self.config = config
         self.packed = False
-        self._limit = config.cache_exact().length
+        self._limit = config.longest()
         shape, layers = config.shape, config.resolve()
         # The values that torch's constructors draw are replaced below; the caller's generator stays untouched.
         with torch.random.fork_rng(devices=[]):
@@ -222,9 +222,8 @@ class Transformer(nn.Module):
         if exact.reason:
             raise ValueError(f"cached decoding of this model would not equal full passes: {exact.reason}.")
         if exact.length is not None and max_length > exact.length:
-            raise ValueError(
-                f"max_length is {max_length}, but the model's positions end at {exact.length}; ask for no more."
-            )
+            end = "positions end at" if exact.length == self._limit else "cached decoding equals full passes up to"
+            raise ValueError(f"max_length is {max_length}, but the model's {end} {exact.length}; ask for no more.")
         if dtype is None:
             kind = self.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.embedding.weight.dtype

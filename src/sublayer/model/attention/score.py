@@ -33,16 +33,29 @@ class OffsetBias(ScoreChange):
     """An addition that depends on the head and on how far back the key lies.
 
     Attributes:
-        name: the same for equal biases; layers with the same name and span share the dense form.
+        name: the same for equal biases; layers with the same name and span share the dense form.  None for one that no
+            other layer has.
         at: offsets [..., T, S] (query position − key position, int64) → additions [..., H, T, S] in float32.
-        learned: has parameters, so that its dense form belongs to one layer's graph and is not shared.
     """
 
-    name: str
+    name: str | None
     at: Callable[[Tensor], Tensor]
-    learned: bool = False
 
     def dense(self, span: Span) -> Tensor:
-        if self.learned:
+        if self.name is None:
             return self.at(span.offsets())
         return span.once(f"bias {self.name}", lambda: self.at(span.offsets()))
+
+
+def by_key(values_BHTR: Tensor, index_BTS: Tensor) -> Tensor:
+    """For each query and key that one of the query's R values which `index` names, [1 or B, H, T, S].
+
+    Args:
+        values_BHTR: [1 or B, H, 1 or T, R], as many for each query.
+        index_BTS: [1 or B, T, S], from 0 to R − 1 (int64).
+    """
+    n_rows = max(values_BHTR.shape[0], index_BTS.shape[0])
+    shape = (n_rows, values_BHTR.shape[1], index_BTS.shape[1])
+    # Gathering has a far quicker gradient on a CPU than looking up an embedding for each pair.
+    values = values_BHTR.expand(*shape, values_BHTR.shape[3])
+    return values.gather(3, index_BTS[:, None].expand(*shape, index_BTS.shape[2]))

@@ -34,6 +34,14 @@ class PositionConfig(ModelPart):
             ValueError: in one sentence, with what to change.
         """
 
+    def longest(self, shape: StackShape) -> int | None:
+        """How many positions can be told apart from one another; None when they do not end."""
+        return None
+
+    def query_flops(self, shape: StackShape, heads: Heads) -> int:
+        """FLOPs that it adds for a query in the forward pass, in all heads, beside those of its weights."""
+        return 0
+
     def pair_flops(self, heads: Heads) -> int:
         """FLOPs that it adds for a query and a key in the forward pass, in all heads; an addition is not counted."""
         return 0

@@ -24,6 +24,9 @@ class LearnedConfig(EmbeddedPositionConfig):
     def cache_exact(self, shape: StackShape) -> CacheExact:
         return CacheExact(length=shape.max_length)
 
+    def longest(self, shape: StackShape) -> int:
+        return shape.max_length
+
     def build(self, shape: StackShape, heads: Heads) -> "Learned":
         return Learned(self, shape)
 

@@ -1,7 +1,7 @@
 """Rotary position embedding (RoPE)."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -11,6 +11,8 @@ from sublayer.config import Positive
 from sublayer.model.layout import Layout
 from sublayer.model.part import Heads, StackShape
 from sublayer.model.position.base import Position, PositionConfig
+from sublayer.model.position.scaling import ScalingChoice
+from sublayer.model.position.scaling.none import NoScalingConfig
 from sublayer.model.precision import at_least_float32
 
 
@@ -29,6 +31,11 @@ class RopeConfig(PositionConfig):
     """Which features form a pair: (i, i + d/2) as in Llama and GPT-NeoX, or (2i, 2i + 1) as in the paper and GPT-J."""
     fraction: Annotated[Positive, Field(le=1)] = 1.0
     """Share of each head's features that is rotated, the first ones; the rest carries no position (GPT-NeoX)."""
+    scaling: ScalingChoice = NoScalingConfig()
+    """How the frequencies are changed for texts longer than in training."""
+
+    def filled(self, shape: StackShape) -> Self:
+        return self.model_copy(update={"scaling": self.scaling.filled(shape)})
 
     def width(self, d_head: int) -> int:
         """How many features of a head are rotated."""
@@ -42,6 +49,7 @@ class RopeConfig(PositionConfig):
                 f"rope rotates pairs of features, but it would rotate {width} of each head's {d_head}; "
                 "choose d_head and fraction so that their product is even and at least 2"
             )
+        self.scaling.check(self.theta, width)
 
     def build(self, shape: StackShape, heads: Heads) -> "Rope":
         return Rope(self, heads.width)
@@ -69,11 +77,15 @@ class Rope(Position):
         The first of a pair becomes first·cos − second·sin, and the second second·cos + first·sin.
         """
         assert layout.positions_BT is not None
+        config, scaling = self.config, self.config.scaling
         even = torch.arange(0, self.width, 2, device=layout.positions_BT.device)
         # In float32 throughout: bfloat16 would hold 897 distinct values for the positions 0 … 8191.
-        frequencies = self.config.theta ** (-even.float() / self.width)
-        angles = layout.positions_BT[:, None, :, None].float() * frequencies
+        base_F = config.theta ** (-even.float() / self.width)
+        frequencies = scaling.frequencies(base_F, config.theta, layout.lengths() if scaling.by_length else None)
+        angles = (layout.positions_BT[..., None].float() * frequencies)[:, None]
         cos, sin = angles.cos(), angles.sin()
+        if scaling.amplitude != 1:
+            cos, sin = cos * scaling.amplitude, sin * scaling.amplitude
         if self.config.layout == "half":
             return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
         return cos.repeat_interleave(2, dim=-1), torch.stack([-sin, sin], dim=-1).flatten(-2)
