@@ -27,16 +27,24 @@ def kinds(family: str) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- our own parts
 
 
-def test_the_parts_of_the_model_are_listed_in_order() -> None:
-    assert kinds("position") == ["alibi", "learned", "none", "rope", "sinusoidal"]
-    assert kinds("feed_forward") == ["dense", "gated", "none"]
-    assert kinds("pattern") == ["full", "window"]
-    assert kinds("residual") == ["post_norm", "pre_norm"]
-    assert kinds("norm") == ["layer", "rms"]
-    assert kinds("attention") == ["multi_head"]
+@pytest.mark.parametrize(
+    ("family", "some"),
+    [
+        ("position", {"alibi", "learned", "none", "rope", "sinusoidal"}),
+        ("scaling", {"linear", "none", "yarn"}),
+        ("feed_forward", {"dense", "gated", "none"}),
+        ("pattern", {"full", "window"}),
+        ("residual", {"post_norm", "pre_norm"}),
+        ("norm", {"layer", "rms"}),
+        ("attention", {"multi_head"}),
+    ],
+)
+def test_the_parts_of_the_model_are_listed_in_order(family: str, some: set[str]) -> None:
+    assert kinds(family) == sorted(kinds(family))
+    assert some <= set(kinds(family))
 
 
-@pytest.mark.parametrize("family", ["position", "attention", "pattern", "feed_forward", "residual", "norm"])
+@pytest.mark.parametrize("family", ["position", "scaling", "attention", "pattern", "feed_forward", "residual", "norm"])
 def test_every_part_says_what_it_is_and_where_it_comes_from(family: str) -> None:
     for part in Registry.families[family]:
         assert part.paper or part.kind_name() == "none"
