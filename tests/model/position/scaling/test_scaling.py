@@ -235,9 +235,7 @@ def test_texts_beyond_the_length_in_training_are_read_and_not_decoded(scaling: d
 @pytest.mark.parametrize(
     ("scaling", "sentence"),
     [
-        ("linear", r"position\.scaling\.factor: is required"),
         ({"kind": "linear", "factor": 0.5}, r"position\.scaling\.factor: must be greater than or equal to 1, not 0\.5"),
-        ("yarn", r"yarn needs the factor by which texts are longer than in training, or original_length"),
         ({"kind": "llama3", "original_length": 200}, r"original_length \(200\) is beyond max_length \(64\)"),
         ({"kind": "yarn", "factor": 2, "mscale": 1}, "give both or neither"),
         ({"kind": "yarn", "factor": 2, "mscale": 1, "mscale_all_dim": 1, "attention_factor": 1}, "give one"),
@@ -251,6 +249,21 @@ def test_texts_beyond_the_length_in_training_are_read_and_not_decoded(scaling: d
 def test_what_is_refused(scaling: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         ModelConfig(d_model=16, max_length=64, attention={"n_heads": 2}, position={"kind": "rope", "scaling": scaling})
+
+
+@pytest.mark.parametrize("kind", ["yarn", "llama3", "longrope"])
+@pytest.mark.parametrize(
+    ("given", "factor", "length"),
+    [
+        ({}, 4, 200),
+        ({"factor": 8}, 8, 100),
+        ({"original_length": 160}, 5, 160),
+        ({"factor": 2, "original_length": 160}, 2, 160),
+    ],
+)
+def test_max_length_gives_what_was_left_out(kind: str, given: dict[str, Any], factor: float, length: int) -> None:
+    scaling = rope(32, 800, scaling={"kind": kind} | given).config.scaling
+    assert (scaling.factor, scaling.original_length) == (factor, length)
 
 
 @pytest.mark.parametrize("kind", ["ntk", "dynamic_ntk"])

@@ -15,6 +15,9 @@ from sublayer.registry import Registry
 Factor = Annotated[Positive, Field(ge=1)]
 """How many times as long as in training texts may be."""
 
+USUAL = 4.0
+"""A factor where none is stated."""
+
 
 class ScalingConfig(ModelPart):
     """Base of the scalings."""
@@ -55,19 +58,14 @@ class ScalingConfig(ModelPart):
 ScalingChoice = Annotated[ScalingConfig, ScalingConfig.registry.choice()]
 
 
-def stretched(factor: float | None, original_length: int | None, shape: StackShape, kind: str) -> tuple[float, int]:
-    """The factor and the length in training, of which max_length, their product, gives the one that was left out.
+def stretched(factor: float | None, original_length: int | None, shape: StackShape) -> tuple[float, int]:
+    """The factor and the length in training, of which max_length, their product, gives what was left out.
 
     Raises:
-        ValueError: when both were left out, or the training was longer than max_length.
+        ValueError: when the training was longer than max_length.
     """
-    if factor is None and original_length is None:
-        raise ValueError(
-            f"{kind} needs the factor by which texts are longer than in training, or original_length, their length "
-            "there"
-        )
     if original_length is None:
-        assert factor is not None
+        factor = factor or USUAL
         return factor, max(1, round(shape.max_length / factor))
     if factor is None:
         factor = shape.max_length / original_length

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from sublayer.model.position.scaling.base import Factor, ScalingConfig
+from sublayer.model.position.scaling.base import USUAL, Factor, ScalingConfig
 
 
 @ScalingConfig.registry.register
@@ -14,7 +14,7 @@ class LinearConfig(ScalingConfig):
     paper: ClassVar[str] = "Chen et al. 2023, equation 4"
 
     kind: Literal["linear"] = "linear"
-    factor: Factor
+    factor: Factor = USUAL
     """How many times as long as in training texts may be."""
 
     def frequencies(self, base_F: Tensor, theta: float, length_BT: Tensor | None) -> Tensor:

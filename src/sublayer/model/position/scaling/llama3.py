@@ -18,7 +18,8 @@ class Llama3Config(ScalingConfig):
 
     kind: Literal["llama3"] = "llama3"
     factor: Factor | None = None
-    """How many times as long as in training texts may be; left out, max_length / original_length."""
+    """How many times as long as in training texts may be; left out, max_length / original_length, or 4 without
+    either."""
     original_length: Count | None = None
     """L₀: length of texts in training, in tokens; left out, max_length / factor."""
     low_freq_factor: Positive = 1.0
@@ -27,7 +28,7 @@ class Llama3Config(ScalingConfig):
     """Waves shorter than L₀ / high_freq_factor are kept."""
 
     def filled(self, shape: StackShape) -> Self:
-        factor, length = stretched(self.factor, self.original_length, shape, self.kind)
+        factor, length = stretched(self.factor, self.original_length, shape)
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
                 f"high_freq_factor ({self.high_freq_factor:g}) must be above low_freq_factor "

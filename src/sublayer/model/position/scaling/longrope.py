@@ -25,7 +25,8 @@ class LongRopeConfig(ScalingConfig):
 
     kind: Literal["longrope"] = "longrope"
     factor: Factor | None = None
-    """How many times as long as in training texts may be; left out, max_length / original_length."""
+    """How many times as long as in training texts may be; left out, max_length / original_length, or 4 without
+    either."""
     original_length: Count | None = None
     """L₀: length of texts in training, in tokens; left out, max_length / factor."""
     short_factor: tuple[Positive, ...] | None = None
@@ -36,7 +37,7 @@ class LongRopeConfig(ScalingConfig):
     """What cosine and sine are multiplied by, and scores by its square; left out, √(1 + ln(factor)/ln(L₀))."""
 
     def filled(self, shape: StackShape) -> Self:
-        factor, length = stretched(self.factor, self.original_length, shape, self.kind)
+        factor, length = stretched(self.factor, self.original_length, shape)
         if length < 2 and factor > 1 and self.attention_factor is None:
             raise ValueError(
                 f"original_length is {length}, whose logarithm is 0; give a longer one or attention_factor"
@@ -44,7 +45,7 @@ class LongRopeConfig(ScalingConfig):
         return self.model_copy(update={"factor": factor, "original_length": length})
 
     def cache_exact(self, shape: StackShape) -> CacheExact:
-        return CacheExact(length=stretched(self.factor, self.original_length, shape, self.kind)[1])
+        return CacheExact(length=stretched(self.factor, self.original_length, shape)[1])
 
     @property
     def amplitude(self) -> float:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sublayer.model.position.scaling.base import Factor, ScalingConfig
+from sublayer.model.position.scaling.base import USUAL, Factor, ScalingConfig
 
 
 @ScalingConfig.registry.register
@@ -15,7 +15,7 @@ class NtkConfig(ScalingConfig):
     paper: ClassVar[str] = "bloc97 2023; Peng et al. 2023, definition 1"
 
     kind: Literal["ntk"] = "ntk"
-    factor: Factor
+    factor: Factor = USUAL
     """How many times as long as in training texts may be."""
 
     def check(self, theta: float, width: int) -> None:

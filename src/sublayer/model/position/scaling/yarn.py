@@ -19,7 +19,8 @@ class YarnConfig(ScalingConfig):
 
     kind: Literal["yarn"] = "yarn"
     factor: Factor | None = None
-    """How many times as long as in training texts may be; left out, max_length / original_length."""
+    """How many times as long as in training texts may be; left out, max_length / original_length, or 4 without
+    either."""
     original_length: Count | None = None
     """Length of texts in training, in tokens; left out, max_length / factor."""
     beta_fast: Positive = 32.0
@@ -38,7 +39,7 @@ class YarnConfig(ScalingConfig):
     """Let the ramp begin and end at whole pairs."""
 
     def filled(self, shape: StackShape) -> Self:
-        factor, length = stretched(self.factor, self.original_length, shape, self.kind)
+        factor, length = stretched(self.factor, self.original_length, shape)
         if (self.mscale is None) != (self.mscale_all_dim is None):
             raise ValueError("mscale and mscale_all_dim are used as a ratio; give both or neither")
         if self.attention_factor is not None and self.mscale is not None:
