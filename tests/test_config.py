@@ -55,7 +55,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"layers": ["full"]}, r"layers\[0\]: must be a mapping of keys to values, not 'full'\."),
     ({"initialisation": 3}, r"initialisation: must be .*InitialisationConfig, not 3\."),
     # values out of bounds
-    ({"stack": "encoder_decodr"}, r"stack: must be 'decoder' or 'encoder', not 'encoder_decodr'\."),
+    ({"stack": "encoder_decodr"}, r"stack: must be 'decoder', 'encoder' or 'encoder_decoder', not 'encoder_decodr'\."),
     ({"d_model": 0}, r"d_model: must be greater than or equal to 1, not 0\."),
     ({"dropout": 1.0}, r"dropout: must be less than 1, not 1\.0\."),
     ({"dropout": NAN}, r"dropout: must be .*, not nan\."),

@@ -6,7 +6,8 @@ alone where a list of them may stand, and layers that change parts of what they 
 
 from typing import Any
 
-from sublayer.model.config import LAYER_FIELDS, ModelConfig
+from sublayer.model.config import ModelConfig
+from sublayer.model.resolution import CROSS, LAYER_FIELDS
 from sublayer.registry import FAMILY, PartConfig, Registry
 from sublayer.run import RunConfig
 
@@ -27,15 +28,23 @@ def run_schema() -> Schema:
         definitions[_change(family)] = _family(registry, definitions, change=True)
     plugins = described["properties"]["plugins"]
     described["properties"]["plugins"] = _alone({"type": "string"}, plugins)
-    layers = definitions[ModelConfig.__name__]["properties"]["layers"]
-    layers["items"] = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {name: {"$ref": f"#/$defs/{_change(name)}"} for name in LAYER_FIELDS},
+    model = definitions[ModelConfig.__name__]["properties"]
+    model["layers"]["items"] = _changes(*LAYER_FIELDS, CROSS)
+    encoder = _changes(*LAYER_FIELDS)
+    encoder["properties"] |= {
+        "n_layers": model["n_layers"],
+        "layers": model["layers"] | {"items": _changes(*LAYER_FIELDS)},
     }
+    model["encoder"] = {**encoder, "description": model["encoder"]["description"]}
     used = _used(described, definitions)
     kept = {name: definitions[name] for name in sorted(used)}
     return {"$schema": DIALECT, **described, "title": "A run of sublayer", "$defs": kept}
+
+
+def _changes(*fields: str) -> Schema:
+    """Changes to some choices of a layer."""
+    properties = {name: {"$ref": f"#/$defs/{_change('attention' if name == CROSS else name)}"} for name in fields}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _family(registry: Registry[Any], definitions: Schema, change: bool) -> Schema:

@@ -67,9 +67,8 @@ def test_a_row_gives_alone_what_it_gives_in_a_batch(name: str, temperature: floa
 @pytest.mark.parametrize("name", ["rope", "window, learned", "window and full"])
 def test_rows_that_have_ended_leave_the_batch_and_disturb_none(name: str) -> None:
     model = Transformer(config(**MODELS[name]), seed=3)
-    assert model.head is not None
     with torch.no_grad():
-        model.head.weight[END] *= 5  # so that the end is likely wherever it is not most unlikely
+        model.head.output.weight[END] *= 5  # so that the end is likely wherever it is not most unlikely
     prompts = [letter * n for n, letter in enumerate("abcdefghijklmnop", start=1)]
     options = GenerationConfig(temperature=1.5, max_tokens=30)
     together = generate(model, TOKENIZER, prompts, options, seed=2)
@@ -128,8 +127,7 @@ def test_the_penalty_is_on_what_was_read_and_drawn_but_not_on_the_end() -> None:
         Transformer(config(), seed=3),
         GenerationConfig(temperature=0, repetition_penalty=1.8, max_tokens=30),
     )
-    assert model.head is not None
-    model.head.weight[END] *= 2  # so likely that it is drawn, and would not be with a penalty on it
+    model.head.output.weight[END] *= 2  # so likely that it is drawn, and would not be with a penalty on it
     found = generate(model, TOKENIZER, PROMPTS, options)
     for completion in found:
         ids = TOKENIZER.encode(completion.prompt)

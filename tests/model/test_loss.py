@@ -30,20 +30,22 @@ def problem(n: int, width: int, vocab: int, ignored: float, dtype: torch.dtype =
     rows_a_chunk=st.integers(1, 10),
     ignored=st.sampled_from([0.0, 0.3, 1.0]),
     factor=st.sampled_from([1.0, -2.5, 0.0]),
+    biased=st.booleans(),
+    soft_cap=st.sampled_from([None, 1.5, 30.0]),
 )
 def test_it_equals_the_reference_in_any_number_of_chunks(
-    n: int, vocab: int, rows_a_chunk: int, ignored: float, factor: float
+    n: int, vocab: int, rows_a_chunk: int, ignored: float, factor: float, biased: bool, soft_cap: float | None
 ) -> None:
     hidden, weight, targets = problem(n, 5, vocab, ignored)
+    bias = torch.linspace(-1, 2, vocab, dtype=torch.float64).requires_grad_() if biased else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "CHUNK_BYTES", 4 * vocab * rows_a_chunk)
-        actual = cross_entropy(hidden, weight, targets)
-    expected = reference_cross_entropy(hidden, weight, targets)
+        actual = cross_entropy(hidden, weight, targets, bias, soft_cap)
+    expected = reference_cross_entropy(hidden, weight, targets, bias, soft_cap)
     torch.testing.assert_close(actual, expected)
+    asked = (hidden, weight) if bias is None else (hidden, weight, bias)
     for one, other in zip(
-        torch.autograd.grad(factor * actual, (hidden, weight)),
-        torch.autograd.grad(factor * expected, (hidden, weight)),
-        strict=True,
+        torch.autograd.grad(factor * actual, asked), torch.autograd.grad(factor * expected, asked), strict=True
     ):
         torch.testing.assert_close(one, other)
 

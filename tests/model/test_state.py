@@ -163,7 +163,7 @@ def test_slots_of_a_ring_hold_the_last_keys() -> None:
     one, other = memories(single)[0].k_BGCK[:, :, :4], memories(whole)[0].k_BGCK[:, :, :4]
     assert torch.allclose(one, other)
     attention = transformer.blocks[0].attention
-    x = transformer.blocks[0].residual.norms[0](transformer.embedding(ids))
+    x = transformer.blocks[0].residual.norms[0](transformer.embedding(ids, Layout(), transformer.position(0)))
     keys = attention.key(x).view(1, 11, 2, 4).transpose(1, 2)
     for ordinal in range(7, 11):
         assert torch.allclose(one[:, :, ordinal % 4], keys[:, :, ordinal])

@@ -25,9 +25,9 @@ def test_parameters_counted_by_hand() -> None:
 
 def test_tied_embeddings_are_one_tensor() -> None:
     tied, untied = Transformer(config()), Transformer(config(tied_embeddings=False))
-    assert tied.head is None
-    assert "head.weight" not in tied.state_dict()
-    assert untied.state_dict()["head.weight"].shape == (50, 16)
+    assert tied.head.output is None
+    assert "head.output.weight" not in tied.state_dict()
+    assert untied.state_dict()["head.output.weight"].shape == (50, 16)
 
 
 def test_layers_with_the_same_position_share_its_module_and_others_do_not() -> None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
-from sublayer.model.config import LAYER_FIELDS
+from sublayer.model.resolution import LAYER_FIELDS
 from sublayer.registry import PartConfig, Registry
 
 VOCAB_SIZE = 11

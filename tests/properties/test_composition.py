@@ -8,8 +8,8 @@ from hypothesis.errors import NoSuchExample
 
 from sublayer.config import Count
 from sublayer.model import ModelConfig
-from sublayer.model.config import LAYER_FIELDS
 from sublayer.model.position import PositionConfig
+from sublayer.model.resolution import LAYER_FIELDS
 from sublayer.registry import Registry, load_plugin
 from tests.properties.composition import Source, compositions, lively, random_tokens
 

@@ -18,16 +18,13 @@ def in_isolation(composition: ModelConfig, layout: Layout) -> tuple[torch.Tensor
     """The logits of one pass, and of a pass in which every layer gets a layout of its own."""
     model, tokens = lively(composition), random_tokens(1, 2, 9)
     together = model(tokens, layout).logits
-    x = model.positions[0].embed(model.embedding(tokens), layout.resolved(9, model.device))
+    x = model.embedding(tokens, layout.resolved(9, model.device), model.positions[0])
     for number, block in enumerate(model.blocks):
         own = layout.resolved(9, model.device)
         position = model.positions[model._position_of[number]]
         x, _ = block(x, Context(own, Span.within(own, layout.plain), position))
-    if model.final_norm is not None:
-        x = model.final_norm(x)
-    weight = model.embedding.weight if model.head is None else model.head.weight
     assert together.shape == (2, 9, VOCAB_SIZE)
-    return together, x @ weight.T
+    return together, model.head(model.normalised(x), layout, model.embedding.weight)
 
 
 @law(examples=60, composition=compositions())

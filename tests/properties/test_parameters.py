@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 
 from sublayer.model import ModelConfig, Transformer
-from sublayer.model.config import LAYER_FIELDS
+from sublayer.model.resolution import LAYER_FIELDS
 from sublayer.registry import Registry
 from tests.properties.composition import compositions, law, lively, parts, random_tokens
 

@@ -92,7 +92,7 @@ def test_a_config_made_in_python_leaves_out_what_it_leaves_out(notes: Path, base
     [
         (
             {"d_model": 32},
-            r"has shape \[257, 16\] in .*base, and here it has shape \[257, 32\]; set model.d_model to 16",
+            r"has shape \[16, 16\] in .*base, and here it has shape \[32, 32\]; set model.d_model to 16",
         ),
         ({"n_layers": 2}, r"'blocks\.1\..*' is missing in .*base, and here it has shape .*set model.n_layers to 1"),
         ({"tied_embeddings": False}, r"is missing in .*; set model.tied_embeddings to true, or leave model out"),

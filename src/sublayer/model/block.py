@@ -9,16 +9,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from sublayer.model.config import LayerConfig
 from sublayer.model.part import StackShape
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.residual.base import Residual
+from sublayer.model.resolution import LayerConfig
 from sublayer.model.state import Memory
 from sublayer.model.sublayer import Context, Sublayer
 
 
 class Block(nn.Module):
-    """Attention, and a feed-forward if the layer has one.
+    """Attention, attention to a source if there is one, and a feed-forward if the layer has one.
 
     Args:
         config: the complete layer config.
@@ -30,12 +30,18 @@ class Block(nn.Module):
         super().__init__()
         shape = replace(shape, gain=config.residual.gain(shape))
         self.attention: Sublayer = config.attention.build(shape, layer)
+        across = config.cross_attention
+        self.cross_attention: Sublayer | None = None if across is None else across.build(shape, layer, cross=True)
         self.feed_forward: Sublayer | None = config.feed_forward.build(shape)
         self.residual: Residual = config.residual.build(shape, config.norm, len(self.sublayers()), layer)
 
     def sublayers(self) -> list[tuple[str, Sublayer]]:
         """The block's boxes in order, by name."""
-        boxes = [("attention", self.attention), ("feed_forward", self.feed_forward)]
+        boxes = [
+            ("attention", self.attention),
+            ("cross_attention", self.cross_attention),
+            ("feed_forward", self.feed_forward),
+        ]
         return [(name, box) for name, box in boxes if box is not None]
 
     def forward(

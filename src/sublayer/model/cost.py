@@ -13,8 +13,9 @@ from torch import nn
 
 from sublayer.model.attention.pattern.base import Pattern
 from sublayer.model.block import Block
-from sublayer.model.config import LayerConfig
-from sublayer.model.part import ModelPart
+from sublayer.model.part import ModelPart, StackShape
+from sublayer.model.resolution import CROSS, LayerConfig
+from sublayer.model.stack import Stack
 from sublayer.model.transformer import Transformer
 
 Pairs = Literal["all", "visible"]
@@ -50,6 +51,8 @@ class LayerCost:
         token_flops: forward FLOPs that a token costs by itself.
         pair_flops: forward FLOPs that a query and a key cost.
         pattern: which keys a query sees.
+        source_flops: forward FLOPs that a token of the source costs here, in a cross-attention.
+        across_flops: forward FLOPs that a query and a token of the source cost.
     """
 
     config: LayerConfig
@@ -58,6 +61,8 @@ class LayerCost:
     token_flops: float
     pair_flops: int
     pattern: Pattern
+    source_flops: float = 0.0
+    across_flops: int = 0
 
     def keys(self, length: int, pairs: Pairs) -> float:
         """Keys that a query of a document of this length meets, on average."""
@@ -75,73 +80,103 @@ class ModelCost:
 
     Attributes:
         parameters: of the whole model.
-        layers: what each layer costs.
+        layers: what each layer costs; of an encoder_decoder, each of its decoder.
         outside_flops: forward FLOPs a token outside the layers: the output matrix, and positions put into embeddings.
+        encoder_layers: what each layer of an encoder_decoder's encoder costs, where a token is one of the source.
     """
 
     parameters: Parameters
     layers: tuple[LayerCost, ...]
     outside_flops: float
+    encoder_layers: tuple[LayerCost, ...] = ()
 
-    def forward_flops(self, length: int, pairs: Pairs = "all") -> float:
-        """FLOPs a token of a forward pass over documents of `length` tokens."""
-        keys: dict[str, float] = {}  # patterns that print alike are alike
-        for layer in self.layers:
-            if str(layer.pattern) not in keys:
-                keys[str(layer.pattern)] = layer.keys(length, pairs)
-        return self.outside_flops + sum(
-            layer.token_flops + layer.pair_flops * keys[str(layer.pattern)] for layer in self.layers
-        )
+    def forward_flops(self, length: int, pairs: Pairs = "all", source_length: int = 0) -> float:
+        """FLOPs a token of a forward pass over documents of `length` tokens.
 
-    def training_flops(self, length: int, pairs: Pairs = "all") -> float:
-        """FLOPs a token of a forward and a backward pass over documents of `length` tokens."""
-        return (1 + BACKWARD) * self.forward_flops(length, pairs)
+        Args:
+            length: of a document; of an encoder_decoder, of what its decoder reads.
+            pairs: which of queries and keys count.
+            source_length: tokens of the source of each document, whose cost is divided among the document's tokens.
+        """
+        across = sum(layer.across_flops * source_length for layer in self.layers)
+        source = _stack_flops(self.encoder_layers, source_length, pairs) if source_length else 0.0
+        source += sum(layer.source_flops for layer in self.layers)
+        own = self.outside_flops + _stack_flops(self.layers, length, pairs)
+        return own + across + source * source_length / length
 
-    def decoding_flops(self, length: int) -> float:
+    def training_flops(self, length: int, pairs: Pairs = "all", source_length: int = 0) -> float:
+        """FLOPs a token of a forward and a backward pass; as `forward_flops`."""
+        return (1 + BACKWARD) * self.forward_flops(length, pairs, source_length)
+
+    def decoding_flops(self, length: int, source_length: int = 0) -> float:
         """FLOPs of decoding one token that is the `length`th of its text: every key in the caches is met."""
         return self.outside_flops + sum(
-            layer.token_flops + layer.pair_flops * layer.kept(length) for layer in self.layers
+            layer.token_flops + layer.pair_flops * layer.kept(length) + layer.across_flops * source_length
+            for layer in self.layers
         )
+
+
+def _stack_flops(layers: Sequence[LayerCost], length: int, pairs: Pairs) -> float:
+    """FLOPs a token of a forward pass through layers."""
+    keys: dict[str, float] = {}  # patterns that print alike are alike
+    for layer in layers:
+        if str(layer.pattern) not in keys:
+            keys[str(layer.pattern)] = layer.keys(length, pairs)
+    return sum(layer.token_flops + layer.pair_flops * keys[str(layer.pattern)] for layer in layers)
 
 
 def cost(model: Transformer) -> ModelCost:
     """What `model` costs; one on the meta device will do (`model.ghost`)."""
     config = model.config
-    counted: list[tuple[LayerConfig, LayerCost]] = []
-    layers = []
-    for number, layer in enumerate(config.resolve()):
-        known = next((each for like, each in counted if like == layer), None)
-        if known is None:
-            known = _layer_cost(model, number, layer)
-            counted.append((layer, known))
-        layers.append(known)
-    first, output = config.resolve()[0].position, model.embedding if model.head is None else model.head
+    layers = _layer_costs(model, config.resolve(), config.shape)
+    encoder_layers: tuple[LayerCost, ...] = ()
+    if model.encoder is not None:
+        encoder_layers = _layer_costs(model.encoder, config.resolve_encoder(), config.encoder_shape)
+    outside = config.head.token_flops(_shapes(model.head))
+    if config.head.by_token and config.tied_embeddings:
+        outside += 2 * model.embedding.weight.numel()
+    first = config.resolve()[0].position
+    if first.embeds:
+        outside += first.token_flops(_shapes(model.position(0)))
     total = model.n_parameters()
-    idle = sum(layer.parameters - layer.active for layer in layers)
+    idle = sum(layer.parameters - layer.active for layer in (*layers, *encoder_layers))
     return ModelCost(
-        Parameters(total, model.n_parameters(embeddings=False), total - idle),
-        tuple(layers),
-        2 * output.weight.numel() + (first.token_flops(_shapes(model.position(0))) if first.embeds else 0),
+        Parameters(total, model.n_parameters(embeddings=False), total - idle), layers, outside, encoder_layers
     )
 
 
-def _layer_cost(model: Transformer, number: int, layer: LayerConfig) -> LayerCost:
-    block = model.blocks[number]
+def _layer_costs(stack: Stack, configs: Sequence[LayerConfig], shape: StackShape) -> tuple[LayerCost, ...]:
+    counted: list[tuple[LayerConfig, LayerCost]] = []
+    layers = []
+    for number, layer in enumerate(configs):
+        known = next((each for like, each in counted if like == layer), None)
+        if known is None:
+            known = _layer_cost(stack, number, layer, shape)
+            counted.append((layer, known))
+        layers.append(known)
+    return tuple(layers)
+
+
+def _layer_cost(stack: Stack, number: int, layer: LayerConfig, shape: StackShape) -> LayerCost:
+    block = stack.blocks[number]
     assert isinstance(block, Block)
-    parts: list[tuple[ModelPart, nn.Module]] = [(layer.attention, block.attention), (layer.residual, block.residual)]
-    if block.feed_forward is not None:
-        parts.append((layer.feed_forward, block.feed_forward))
-    shared = [] if layer.position.embeds else [(layer.position, model.position(number))]
+    boxes: list[tuple[str, nn.Module]] = [*block.sublayers(), ("residual", block.residual)]
+    parts: list[tuple[ModelPart, nn.Module]] = [(getattr(layer, name), module) for name, module in boxes]
+    shared = [] if layer.position.embeds else [(layer.position, stack.position(number))]
+    across = layer.cross_attention
+    source_flops = 0.0 if across is None else across.source_flops(_shapes(block.get_submodule(CROSS)))
     heads = layer.attention.heads()
-    n_parameters = sum(math.prod(shape) for _, module in parts for shape in _shapes(module).values())
+    n_parameters = sum(math.prod(size) for _, module in parts for size in _shapes(module).values())
+    by_itself = sum(part.token_flops(_shapes(module)) for part, module in [*parts, *shared])
     return LayerCost(
         config=layer,
         parameters=n_parameters,
         active=round(sum(_active(part, _shapes(module)) for part, module in parts)),
-        token_flops=sum(part.token_flops(_shapes(module)) for part, module in [*parts, *shared])
-        + layer.position.query_flops(model.config.shape, heads),
+        token_flops=by_itself + layer.position.query_flops(shape, heads) - source_flops,
         pair_flops=layer.attention.pair_flops() + layer.position.pair_flops(heads),
-        pattern=layer.attention.seen(model.config.shape.direction),
+        pattern=layer.attention.seen(shape.direction),
+        source_flops=source_flops,
+        across_flops=0 if across is None else across.pair_flops(),
     )
 
 

@@ -29,11 +29,13 @@ class Layout:
         document_BT: the document that each token belongs to (int64); tokens of different documents never meet.  A
             document's tokens stand together, and no other document of the row has its number.
         valid_BT: False where a token is padding (bool); padding may stand at either end.
+        segment_BT: which segment of its document each token is in (int64), for a model with embeddings of segments.
     """
 
     positions_BT: Tensor | None = None
     document_BT: Tensor | None = None
     valid_BT: Tensor | None = None
+    segment_BT: Tensor | None = None
     _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -48,7 +50,12 @@ class Layout:
         Raises:
             ValueError: when a field's shape is not that of the tokens, or its type not the one stated above.
         """
-        types = {"positions_BT": torch.int64, "document_BT": torch.int64, "valid_BT": torch.bool}
+        types = {
+            "positions_BT": torch.int64,
+            "document_BT": torch.int64,
+            "valid_BT": torch.bool,
+            "segment_BT": torch.int64,
+        }
         for name, dtype in types.items():
             value = getattr(self, name)
             if value is None:
@@ -63,7 +70,7 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is said: one document a row, no padding, positions by counting."""
+        """Whether nothing is said of where tokens stand: one document a row, no padding, positions by counting."""
         return self.positions_BT is None and self.document_BT is None and self.valid_BT is None
 
     def resolved(self, n_tokens: int, device: torch.device) -> "Layout":
@@ -74,7 +81,7 @@ class Layout:
             positions = torch.arange(n_tokens, device=device)[None]
         else:
             positions = self._counted(n_tokens, device)
-        return Layout(positions, self.document_BT, self.valid_BT)
+        return Layout(positions, self.document_BT, self.valid_BT, self.segment_BT)
 
     def _counted(self, n_tokens: int, device: torch.device) -> Tensor:
         """Positions counted over valid tokens, from zero at each document's first."""
@@ -111,7 +118,9 @@ class Layout:
         def chosen(x: Tensor | None) -> Tensor | None:
             return x if x is None or x.shape[0] == 1 else x[rows]
 
-        return Layout(chosen(self.positions_BT), chosen(self.document_BT), chosen(self.valid_BT))
+        return Layout(
+            chosen(self.positions_BT), chosen(self.document_BT), chosen(self.valid_BT), chosen(self.segment_BT)
+        )
 
     def once(self, key: str, compute: Callable[[], R]) -> R:
         """A value that all layers share, computed at the first request (of a resolved layout: once a forward pass)."""

@@ -78,6 +78,10 @@ class StackShape:
     gain: float | None = None
 
     @property
+    def words(self) -> str:
+        return f"a{'n' if self.stack == 'encoder' else ''} {self.stack}"
+
+    @property
     def direction(self) -> Direction:
         return "causal" if self.stack == "decoder" else "bidirectional"
 

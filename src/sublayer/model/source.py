@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sublayer.model.layout import Layout
+from sublayer.model.report import EMPTY, Report
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Encoded:
     Attributes:
         hidden_BSD: the encoder's output.
         layout: of the source, resolved (it has positions).
+        report: what the encoder's sublayers tell.
     """
 
     hidden_BSD: Tensor
     layout: Layout
+    report: Report = EMPTY

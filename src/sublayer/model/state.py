@@ -79,6 +79,8 @@ class State:
         self.max_length = max_length
         self.max_rewind = max_rewind
         self.layers = layers
+        self.sourced = False
+        """Whether cross-attentions remember a source."""
         self.length_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
         # One column more than tokens fit: where padding is written to, and never read.
         self._position_BL = torch.zeros(batch_size, max_length + 1, dtype=torch.int64, device=device)
@@ -139,9 +141,9 @@ class State:
                 self._document_BL = torch.zeros_like(self._position_BL)
             document = layout.document_BT if layout.document_BT is not None else self._last(self._document_BL)
             self._document_BL.scatter_(1, ordinals, document.expand_as(ordinals))
-            layout = Layout(positions, self._document_BL.gather(1, ordinals), layout.valid_BT)
+            layout = Layout(positions, self._document_BL.gather(1, ordinals), layout.valid_BT, layout.segment_BT)
         else:
-            layout = Layout(positions, None, layout.valid_BT)
+            layout = Layout(positions, None, layout.valid_BT, layout.segment_BT)
         self._ordinals_BT, self.length_B = ordinals, grown
         self._layout = layout
         self._before = self._filled

@@ -3,30 +3,26 @@
 Shapes: B batch, T tokens, D d_model, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import Self
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from sublayer.errors import ConfigError
-from sublayer.model.block import Block
-from sublayer.model.config import LayerConfig, ModelConfig
-from sublayer.model.dropout import dropout
-from sublayer.model.embedding import OutputHead, TokenEmbedding
+from sublayer.model.config import ModelConfig
+from sublayer.model.embedding import Embedding
+from sublayer.model.head import Head
 from sublayer.model.initialise import initialise
-from sublayer.model.layout import Layout, Span
-from sublayer.model.loss import cross_entropy
+from sublayer.model.layout import Layout
 from sublayer.model.packed import PackedLinear, pack, unpack
-from sublayer.model.part import Heads
-from sublayer.model.position import Position, PositionConfig
 from sublayer.model.precision import at_least_float32
 from sublayer.model.report import EMPTY, Report
+from sublayer.model.source import Encoded, Source
+from sublayer.model.stack import Stack
 from sublayer.model.state import State
-from sublayer.model.sublayer import Context
 
 WANTED = frozenset({"attention", "logits"})
 """What `want` may name."""
@@ -52,8 +48,10 @@ class Output:
 pytree.register_dataclass(Output)
 
 
-class Transformer(nn.Module):
-    """A stack of `x + Sublayer(Norm(x))`, as its config names it.
+class Transformer(Stack):
+    """A stack of `x + Sublayer(Norm(x))`, as its config names it, with embeddings below and a head on top.
+
+    An encoder_decoder has a second stack beside it, the encoder, which reads the source through the same embeddings.
 
     Args:
         config: every choice; `vocab_size` must be given.
@@ -64,30 +62,24 @@ class Transformer(nn.Module):
         packed: whether matrices of it are packed; see `pack`.
 
     Raises:
-        ConfigError: when `vocab_size` is left out.
+        ConfigError: when `vocab_size` is left out, or the number of classes of a head over classes.
     """
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
-        super().__init__()
         if config.vocab_size is None:
             raise ConfigError("vocab_size: is required to build a model; in a run it comes from the tokenizer.")
-        self.config = config
-        self.packed = False
-        self._limit = config.longest()
         shape, layers = config.shape, config.resolve()
         # The values that torch's constructors draw are replaced below; the caller's generator stays untouched.
         with torch.random.fork_rng(devices=[]):
-            self._position_of, distinct = _positions(layers)
-            self.positions = nn.ModuleList(position.build(shape, heads) for position, heads in distinct)
-            std = config.initialisation.embedding_std
-            self.embedding = TokenEmbedding(config.vocab_size, layers[0].position.d_token(shape), std)
-            self.blocks = nn.ModuleList(Block(layer, shape, number) for number, layer in enumerate(layers))
-            self.final_norm = layers[-1].norm.build(shape.d_model) if layers[-1].residual.final_norm else None
-            self.head = (
-                None
-                if config.tied_embeddings
-                else OutputHead(config.vocab_size, shape.d_model, shape.std(shape.d_model))
-            )
+            super().__init__(layers, shape, config.final_norm)
+            self.config = config
+            self.packed = False
+            self._longest = config.longest()
+            encoding = config.resolve_encoder()
+            self.encoder = Stack(encoding, config.encoder_shape, config.final_norm) if encoding else None
+            width = layers[0].position.d_token(shape)
+            self.embedding = Embedding(config.embedding, config.vocab_size, width, shape)
+            self.head: Head = config.head.build(shape, config.vocab_size, layers[-1].norm, config.tied_embeddings)
         if not self.embedding.weight.is_meta:
             initialise(self, seed)
 
@@ -95,15 +87,12 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.weight.device
 
-    def position(self, layer: int) -> Position:
-        """The position encoding of a layer, which others may share."""
-        return cast(Position, self.positions[self._position_of[layer]])
-
     def forward(
         self,
         tokens_BT: Tensor,
         layout: Layout | None = None,
         *,
+        source: Source | Encoded | Tensor | None = None,
         state: State | None = None,
         targets: Tensor | None = None,
         logits_at: Tensor | None = None,
@@ -114,27 +103,25 @@ class Transformer(nn.Module):
         Args:
             tokens_BT: token ids (int64).
             layout: positions, documents and padding; left out, a plain batch.
+            source: what the encoder of an encoder_decoder reads: tokens [B, S], with their layout where it is not
+                plain, or what `encode` made of them.  While decoding it is given with the first tokens.
             state: a decoding state from `init_state`; the tokens go on from what it holds, and it takes them in.
             targets: [B, T] the token to predict at each place, −100 where none is.  The loss is computed in chunks and
-                the logits are not kept.
+                the logits are not kept.  Of a head over classes: [B] the class of each row.
             logits_at: [B] the one place of each row whose logits are wanted, as of a prompt: [B, 1, V] then
                 stand in memory instead of [B, T, V].
             want: "attention" for attention weights in the report; "logits" for logits beside the loss.
 
         Raises:
-            ValueError: when the layout does not fit the tokens, or the state is full.
+            ValueError: when the layout does not fit the tokens, the state is full, or a source is missing or too many.
         """
         wanted = frozenset(want)
         if not wanted <= WANTED:
             raise ValueError(f"want: {sorted(wanted - WANTED)} cannot be returned; choose from {sorted(WANTED)}.")
         layout = layout or Layout()
-        layout.check(tokens_BT)
-        if targets is not None and self.packed:
-            raise ValueError("targets: a packed model computes no loss; call unpack() first.")
-        if targets is not None and targets.shape != tokens_BT.shape:
-            raise ValueError(f"targets have shape {tuple(targets.shape)}, but the tokens {tuple(tokens_BT.shape)}.")
-        if layout.positions_BT is None and self._limit is not None and tokens_BT.shape[1] > self._limit:
-            raise ValueError(f"{tokens_BT.shape[1]} tokens are given, but the model's positions end at {self._limit}.")
+        self._check(tokens_BT, layout, targets, logits_at)
+        told = wanted - {"logits"}
+        encoded, report = self._encoded(source, state, told)
         plain = layout.plain
         n_tokens = tokens_BT.shape[1]
         if state is None:
@@ -142,34 +129,74 @@ class Transformer(nn.Module):
         else:
             layout = state.advance(layout, n_tokens)
 
-        first = self.position(0)
-        x_BTD = first.embed(self.embedding(tokens_BT), layout)
-        x_BTD = dropout(x_BTD, self.config.dropout, self.training)
-        span, tell = Span.within(layout, plain), wanted - {"logits"}
-        contexts = [Context(layout, span, cast(Position, position), None, state, tell) for position in self.positions]
-        report = EMPTY
-        for number, block in enumerate(self.blocks):
-            context = contexts[self._position_of[number]]
-            x_BTD, told = block(x_BTD, context, None if state is None else state.layers[number])
-            if told is not EMPTY:
-                report = report + told.under(f"layers.{number}")
+        x_BTD = self.embedding(tokens_BT, layout, self.position(0))
+        x_BTD, below = self.through(x_BTD, layout, plain, encoded, state, told)
+        report = report + below if below is not EMPTY else report
         if logits_at is not None:
-            if targets is not None:
-                raise ValueError("logits_at: the loss needs every place; give either targets or logits_at.")
             x_BTD = x_BTD.gather(1, logits_at[:, None, None].expand(-1, 1, x_BTD.shape[-1]))
-        if self.final_norm is not None:
-            x_BTD = self.final_norm(x_BTD)
+        x_BTD = self.normalised(x_BTD)
 
-        logits = at_least_float32(self._logits(x_BTD)) if targets is None or "logits" in wanted else None
+        embedding_VD = self.embedding.weight
+        logits = None
+        if targets is None or "logits" in wanted:
+            logits = at_least_float32(self.head(x_BTD, layout, embedding_VD))
         if targets is None:
             return Output(logits, report=report)
-        weight_VD = self.embedding.weight if self.head is None else self.head.weight
-        losses = {"cross_entropy": cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets.flatten()), **report.losses}
+        losses = {"cross_entropy": self.head.loss(x_BTD, layout, embedding_VD, targets), **report.losses}
         return Output(logits, torch.stack(list(losses.values())).sum(), losses, report)
 
-    def _logits(self, x_BTD: Tensor) -> Tensor:
-        logits: Tensor = F.linear(x_BTD, self.embedding.weight) if self.head is None else self.head(x_BTD)
-        return logits
+    def encode(self, source: Source | Tensor, want: Iterable[str] = ()) -> Encoded:
+        """What the encoder of an encoder_decoder makes of a source, to be given to `forward` in its place.
+
+        Args:
+            source: tokens [B, S], with their layout where it is not plain.
+            want: "attention" for attention weights in the report.
+
+        Raises:
+            ValueError: when the model has no encoder beside it, or the layout does not fit the tokens.
+        """
+        if self.encoder is None:
+            raise ValueError(f"source: {self.config.shape.words} reads its tokens alone; leave the source out.")
+        source = source if isinstance(source, Source) else Source(source)
+        self._check(source.tokens_BS, source.layout)
+        plain = source.layout.plain
+        layout = source.layout.resolved(source.tokens_BS.shape[1], source.tokens_BS.device)
+        x_BSD = self.embedding(source.tokens_BS, layout, self.encoder.position(0))
+        x_BSD, report = self.encoder.through(x_BSD, layout, plain, want=frozenset(want))
+        return Encoded(self.encoder.normalised(x_BSD), layout, report.under("encoder"))
+
+    def _encoded(
+        self, source: Source | Encoded | Tensor | None, state: State | None, want: frozenset[str]
+    ) -> tuple[Encoded | None, Report]:
+        """The encoder's output and report, where this call has a source; it must, once."""
+        sourced = state is not None and state.sourced
+        if source is None:
+            if self.encoder is not None and not sourced:
+                raise ValueError("source: an encoder_decoder needs one, the tokens [B, S] that its encoder reads.")
+            return None, EMPTY
+        if sourced:
+            raise ValueError("source: the state remembers one already; give it with the first tokens only.")
+        encoded = source if isinstance(source, Encoded) else self.encode(source, want)
+        if state is not None:
+            state.sourced = True
+        return encoded, encoded.report
+
+    def _check(
+        self, tokens: Tensor, layout: Layout, targets: Tensor | None = None, logits_at: Tensor | None = None
+    ) -> None:
+        layout.check(tokens)
+        if targets is not None and self.packed:
+            raise ValueError("targets: a packed model computes no loss; call unpack() first.")
+        if targets is not None and logits_at is not None:
+            raise ValueError("logits_at: the loss needs every place; give either targets or logits_at.")
+        by_token = self.config.head.by_token
+        if logits_at is not None and not by_token:
+            raise ValueError("logits_at: a head over classes has one place a row; leave it out.")
+        if targets is not None and targets.shape != (tokens.shape if by_token else tokens.shape[:1]):
+            beside = f"the tokens {tuple(tokens.shape)}" if by_token else f"a class is needed for {len(tokens)} rows"
+            raise ValueError(f"targets have shape {tuple(targets.shape)}, but {beside}.")
+        if layout.positions_BT is None and self._longest is not None and tokens.shape[1] > self._longest:
+            raise ValueError(f"{tokens.shape[1]} tokens are given, but the model's positions end at {self._longest}.")
 
     def pack(self) -> Self:
         """Lay the matrices out anew for decoding on a CPU, in place; the model computes the same, faster.
@@ -213,8 +240,8 @@ class Transformer(nn.Module):
         Raises:
             ValueError: for an encoder, which has no decoding, and when its parts cannot decode exactly or that far.
         """
-        if self.config.stack != "decoder":
-            raise ValueError(f"stack: an {self.config.stack} does not decode, so it has no decoding state.")
+        if self.config.stack == "encoder":
+            raise ValueError("stack: an encoder does not decode, so it has no decoding state.")
         max_length = self.config.max_length if max_length is None else max_length
         if max_length < 1 or batch_size < 1:
             raise ValueError(f"batch_size ({batch_size}) and max_length ({max_length}) must be at least 1.")
@@ -222,15 +249,12 @@ class Transformer(nn.Module):
         if exact.reason:
             raise ValueError(f"cached decoding of this model would not equal full passes: {exact.reason}.")
         if exact.length is not None and max_length > exact.length:
-            end = "positions end at" if exact.length == self._limit else "cached decoding equals full passes up to"
+            end = "positions end at" if exact.length == self._longest else "cached decoding equals full passes up to"
             raise ValueError(f"max_length is {max_length}, but the model's {end} {exact.length}; ask for no more.")
         if dtype is None:
             kind = self.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.embedding.weight.dtype
-        layers = [
-            block.new_memories(batch_size, max_length, max_rewind, self.device, dtype)
-            for block in cast(list[Block], list(self.blocks))
-        ]
+        layers = self.new_memories(batch_size, max_length, max_rewind, self.device, dtype)
         return State(batch_size, max_length, max_rewind, layers, self.device)
 
     def n_parameters(self, embeddings: bool = True) -> int:
@@ -239,22 +263,7 @@ class Transformer(nn.Module):
         total += sum(module.n_parameters for module in self.modules() if isinstance(module, PackedLinear))
         if embeddings:
             return total
-        embedding = self.embedding.weight
-        return total - embedding.numel() - (0 if self.head is None else embedding.shape[0] * self.config.d_model)
-
-
-def _positions(layers: Sequence[LayerConfig]) -> tuple[list[int], list[tuple[PositionConfig, Heads]]]:
-    """Which position encoding each layer has, and what they are made from.
-
-    Layers that choose the same one for like attentions share it, unless it belongs to a layer.  One that acts on the
-    embeddings acts once, whatever the attentions are.
-    """
-    first = layers[0].attention.heads()
-    places: list[int] = []
-    distinct: list[tuple[PositionConfig, Heads]] = []
-    for layer in layers:
-        need = (layer.position, first if layer.position.embeds else layer.attention.heads())
-        if not layer.position.shared or need not in distinct:
-            distinct.append(need)
-        places.append(distinct.index(need) if layer.position.shared else len(distinct) - 1)
-    return places, distinct
+        total -= self.embedding.weight.numel()
+        if self.config.head.by_token and not self.config.tied_embeddings:
+            total -= self.embedding.weight.shape[0] * self.config.d_model
+        return total

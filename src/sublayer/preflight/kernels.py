@@ -9,9 +9,9 @@ from typing import cast
 import torch
 
 from sublayer.model.attention.kernel import Attention, KernelName, explain
-from sublayer.model.config import LayerConfig
 from sublayer.model.layout import Layout, Span
 from sublayer.model.part import StackShape
+from sublayer.model.resolution import LayerConfig
 
 
 @dataclass(frozen=True, slots=True)

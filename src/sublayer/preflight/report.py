@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from sublayer.model import ModelConfig, Transformer
-from sublayer.model.config import LAYER_FIELDS
 from sublayer.model.cost import BACKWARD, ModelCost, Parameters, cost
 from sublayer.model.ghost import ghost
 from sublayer.model.part import CacheExact
+from sublayer.model.resolution import LAYER_FIELDS
 from sublayer.model.state import Memory
 from sublayer.preflight.calibration import Measured, calibrate
 from sublayer.preflight.kernels import KernelChoice, decoding_kernel, training_kernel

@@ -151,7 +151,7 @@ def test_muon_takes_the_matrices_in_blocks_and_adamw_the_rest() -> None:
     matrices = {name for name, value in everything.items() if name.startswith("blocks.") and value.ndim == 2}
     assert set(names(optimizer, BatchedMuon)) == matrices
     assert set(names(optimizer, torch.optim.AdamW)) == everything.keys() - matrices
-    assert {"embedding.weight", "head.weight", "positions.0.weight"} <= everything.keys() - matrices
+    assert {"embedding.weight", "head.output.weight", "positions.0.weight"} <= everything.keys() - matrices
     assert len(names(optimizer)) == len(everything)
 
 

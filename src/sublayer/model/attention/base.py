@@ -17,6 +17,10 @@ class AttentionConfig(ModelPart):
     crosses: ClassVar[bool] = False
     """Whether it may take its keys and values from a source, as the cross-attention of a decoder does."""
 
+    def across(self) -> "AttentionConfig":
+        """The same, as a decoder attends with it to an encoder, where nothing else is chosen."""
+        return self
+
     def heads(self) -> Heads:
         """What a position needs to know (of a config filled in)."""
         raise NotImplementedError

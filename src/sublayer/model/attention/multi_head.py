@@ -82,6 +82,9 @@ class MultiHeadConfig(AttentionConfig):
         assert self.n_heads is not None and self.d_head is not None
         return Heads(self.n_heads, self.d_head)
 
+    def across(self) -> "MultiHeadConfig":
+        return self.model_copy(update={"pattern": FullConfig()})
+
     def seen(self, direction: Direction) -> Pattern:
         return self.pattern.pattern(direction)
 

@@ -72,8 +72,12 @@ def _parts(matrices: Named) -> list[Named]:
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon takes a parameter: a matrix, or a batch of matrices, inside a block."""
-    return name.startswith("blocks.") and parameter.ndim in (2, 3)
+    """Whether Muon takes a parameter: a matrix, or a batch of matrices, inside a block; of an encoder beside as well.
+
+    What is only a batch of rows, such as the kernels of a depthwise convolution, is none.
+    """
+    inside = name.startswith(("blocks.", "encoder.blocks."))
+    return inside and parameter.ndim in (2, 3) and min(parameter.shape[-2:]) > 1
 
 
 class Matrices:

@@ -49,11 +49,6 @@ class Attended:
     weights_BHTS: Tensor | None = None
 
 
-def soft_capped(scores: Tensor, cap: float | None) -> Tensor:
-    """c·tanh(x/c), which keeps scores between −c and c (Gemma Team 2024, section 2); without a cap, x."""
-    return scores if cap is None else cap * torch.tanh(scores / cap)
-
-
 def is_cpu_step(q_BHTK: Tensor) -> bool:
     """Whether this is the single query of a decoding step on a CPU, in bfloat16."""
     alone = q_BHTK.shape[2] == 1 and not q_BHTK.requires_grad

@@ -6,9 +6,10 @@ Shapes: B batch, H heads, G key/value heads, T queries, S keys, K head width.
 import torch
 from torch import Tensor
 
-from sublayer.model.attention.kernel.base import Attended, Attention, is_cpu_step, soft_capped
+from sublayer.model.attention.kernel.base import Attended, Attention, is_cpu_step
 from sublayer.model.dropout import dropout
 from sublayer.model.precision import at_least_float32, without_autocast
+from sublayer.model.soft_cap import soft_capped
 
 LONGEST = 512 * 512
 """Query-key pairs by row up to which this is the faster kernel on a CPU in bfloat16 (benchmarks/attention.py)."""
