@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 from sublayer.errors import ConfigError
-from sublayer.model import ModelConfig, Transformer
+from sublayer.model import Layout, ModelConfig, Transformer
 from sublayer.model.initialise import initialise
+from sublayer.model.layout import Span
+from sublayer.model.part import Heads, StackShape
+from sublayer.model.position import PositionConfig
 
 
 def test_more_tokens_than_positions() -> None:
@@ -50,3 +53,16 @@ def test_torch_s_own_modules_in_a_part_have_initial_values() -> None:
     assert module[3].weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert bool((module[1].weight == 1).all())
     assert bool((module[0].bias == 0).all())
+
+
+@pytest.mark.parametrize("part", list(PositionConfig.registry), ids=lambda part: part.kind_name())
+def test_a_position_says_whether_it_changes_values(part: type[PositionConfig]) -> None:
+    """By what a config says, kernels are refused before there is a model."""
+    shape, heads = StackShape("decoder", d_model=8, n_layers=1, max_length=4), Heads(2, 4)
+    try:
+        config = part().filled(shape)
+    except ValueError:  # what it needs is tested beside it
+        pytest.skip("has options that must be given")
+    q_BHTK, layout = torch.zeros(1, 2, 3, 4), Layout().resolved(3, torch.device("cpu"))
+    change = config.build(shape, heads).prepare(q_BHTK, q_BHTK, Span.within(layout, plain=True), 1.0)
+    assert config.changes_values == (change is not None and change.changes_values)

@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
+from sublayer.config import Config
 from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
 from sublayer.model.resolution import LAYER_FIELDS
@@ -128,8 +129,8 @@ class Source:
             return word
         return {"kind": word} | self.options(path, chosen)
 
-    def options(self, path: str, chosen: type[PartConfig]) -> dict[str, Any]:
-        """Some of the options of a part."""
+    def options(self, path: str, chosen: type[Config]) -> dict[str, Any]:
+        """Some of the options of a part or of another config."""
         return {
             name: self.option(f"{path}.{name}", name, field)
             for name, field in chosen.model_fields.items()
@@ -168,6 +169,8 @@ class Source:
             return self.choose(path, [x for x in near if (low is None or x > low) and (high is None or x <= high)])
         if isinstance(annotation, type) and issubclass(annotation, PartConfig):
             return self.part(path, annotation.registry)
+        if isinstance(annotation, type) and issubclass(annotation, Config):
+            return self.options(path, annotation)
         raise TypeError(f"{path}: no way is known to draw a {annotation}; add it to tests/properties/composition.py")
 
 

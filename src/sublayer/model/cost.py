@@ -50,6 +50,7 @@ class LayerCost:
         active: those that one token uses.
         token_flops: forward FLOPs that a token costs by itself.
         pair_flops: forward FLOPs that a query and a key cost.
+        decoding_pair_flops: the same in a decoding step, which may be computed in another way.
         pattern: which keys a query sees.
         source_flops: forward FLOPs that a token of the source costs here, in a cross-attention.
         across_flops: forward FLOPs that a query and a token of the source cost.
@@ -60,6 +61,7 @@ class LayerCost:
     active: int
     token_flops: float
     pair_flops: int
+    decoding_pair_flops: int
     pattern: Pattern
     source_flops: float = 0.0
     across_flops: int = 0
@@ -111,7 +113,7 @@ class ModelCost:
     def decoding_flops(self, length: int, source_length: int = 0) -> float:
         """FLOPs of decoding one token that is the `length`th of its text: every key in the caches is met."""
         return self.outside_flops + sum(
-            layer.token_flops + layer.pair_flops * layer.kept(length) + layer.across_flops * source_length
+            layer.token_flops + layer.decoding_pair_flops * layer.kept(length) + layer.across_flops * source_length
             for layer in self.layers
         )
 
@@ -168,12 +170,14 @@ def _layer_cost(stack: Stack, number: int, layer: LayerConfig, shape: StackShape
     heads = layer.attention.heads()
     n_parameters = sum(math.prod(size) for _, module in parts for size in _shapes(module).values())
     by_itself = sum(part.token_flops(_shapes(module)) for part, module in [*parts, *shared])
+    by_position = layer.position.pair_flops(heads)
     return LayerCost(
         config=layer,
         parameters=n_parameters,
         active=round(sum(_active(part, _shapes(module)) for part, module in parts)),
         token_flops=by_itself + layer.position.query_flops(shape, heads) - source_flops,
-        pair_flops=layer.attention.pair_flops() + layer.position.pair_flops(heads),
+        pair_flops=layer.attention.pair_flops() + by_position,
+        decoding_pair_flops=layer.attention.decoding_pair_flops() + by_position,
         pattern=layer.attention.seen(shape.direction),
         source_flops=source_flops,
         across_flops=0 if across is None else across.pair_flops(),

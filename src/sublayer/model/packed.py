@@ -34,9 +34,12 @@ class PackedMatrix:
         self.sizes = [linear.out_features for linear in linears]
         self.dtype = linears[0].weight.dtype
         weights = [linear.weight.detach() for linear in linears]
-        self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), ROWS)
-        biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-        self._bias_O = torch.cat(biases) if biases else None
+        self._packed_OI: Tensor = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), ROWS)
+        self._bias_O: Tensor | None = None
+        if any(linear.bias is not None for linear in linears):
+            none = weights[0].new_zeros(max(self.sizes))
+            biases = [none[: x.out_features] if x.bias is None else x.bias.detach() for x in linears]
+            self._bias_O = torch.cat(biases)
         self._large = sum(weight.numel() for weight in weights) >= LARGE
         del weights
         for linear in linears:
@@ -101,7 +104,7 @@ class PackedLinear(nn.Module):
 def pack(model: nn.Module) -> None:
     """Pack every linear layer that is faster so.  The weights are held once, not twice."""
     for parent in list(model.modules()):
-        together: tuple[str, ...] = parent.joins if isinstance(parent, Sublayer) else ()
+        together = parent.joined_names() if isinstance(parent, Sublayer) else ()
         if together and all(packable(getattr(parent, name)) for name in together):
             assert isinstance(parent, Sublayer)
             parent.joined = _packed(parent, together).parts

@@ -106,11 +106,14 @@ class _Layer:
                 )
         layer = LayerConfig(**{name: self._part(name) for name in self.chosen})
         self._refuse_what_is_the_stack_s(layer)
+        refused = "position"
         try:
             layer.position.check(self.shape, layer.attention.heads())
+            refused = "attention"
+            layer.attention.check(layer.position)
         except ValueError as error:
-            cause = next((name for name in ("position", "attention") if name in self.change), None)
-            raise located((*self.where, cause) if cause else self.places["position"], str(error)) from None
+            cause = next((name for name in (refused, "position", "attention") if name in self.change), None)
+            raise located((*self.where, cause) if cause else self.places[refused], str(error)) from None
         return layer
 
     def _part(self, name: str) -> ModelPart:

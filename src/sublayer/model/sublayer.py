@@ -40,15 +40,19 @@ class Sublayer(nn.Module):
     """One box of the stack.  Shapes: B batch, T tokens, D d_model."""
 
     joins: ClassVar[tuple[str, ...]] = ()
-    """Names of linear layers, all with a bias or none, that read the same input; packed for decoding, they are one
-    product."""
+    """Names of linear layers that read the same input; packed for decoding, they are one product.  One that is None is
+    passed over."""
 
     joined: Callable[[Tensor], Sequence[Tensor]] | None = None
     """That product, when packed: the outputs in the same order."""
 
+    def joined_names(self) -> tuple[str, ...]:
+        """Those of `joins` that are there."""
+        return tuple(name for name in self.joins if getattr(self, name) is not None)
+
     def project(self, x: Tensor) -> Sequence[Tensor]:
-        """The outputs of the layers in `joins`."""
-        return [getattr(self, name)(x) for name in self.joins] if self.joined is None else self.joined(x)
+        """The outputs of the layers in `joins` that are there."""
+        return [getattr(self, name)(x) for name in self.joined_names()] if self.joined is None else self.joined(x)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
         """The box's output [B, T, D], and what it tells beside it."""

@@ -1,14 +1,10 @@
-"""Which kernel computes a layer's attention, and why.
+"""Which kernel computes a layer's attention, and why."""
 
-Shapes: B batch, H heads, T queries, S keys, K head width.
-"""
-
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
 
 import torch
 
-from sublayer.model.attention.kernel import Attention, KernelName, explain
+from sublayer.model.attention.kernel import explain
 from sublayer.model.layout import Layout, Span
 from sublayer.model.part import StackShape
 from sublayer.model.resolution import LayerConfig
@@ -54,22 +50,12 @@ def decoding_kernel(
 def _chosen(
     layer: LayerConfig, shape: StackShape, span: Span, device: torch.device, dtype: torch.dtype, trained: bool
 ) -> KernelChoice:
-    name = getattr(layer.attention, "kernel", None)
-    if name is None:
-        return OWN
-    heads = layer.attention.heads()
     # One number, expanded: a kernel looks at the shape, dtype and place of queries, not at what is in them.
-    n_queries, n_keys = span.query_positions.shape[1], span.key_positions.shape[1]
-    number = torch.empty((), device=device, dtype=dtype)
-    q_BHTK = number.expand(1, heads.count, n_queries, heads.width).requires_grad_(trained)
-    k_BHSK = number.expand(1, heads.count, n_keys, heads.width)
-    scale = heads.width**-0.5
-    call = Attention(
-        pattern=layer.attention.seen(shape.direction),
-        span=span,
-        scale=scale,
-        score_change=layer.position.build(shape, heads).prepare(q_BHTK, k_BHSK, span, scale),
-        dropout=getattr(layer.attention, "dropout", 0.0) if trained else 0.0,
-    )
-    kernel, why = explain(cast(KernelName, name), call, q_BHTK)
+    number = torch.empty((), device=device, dtype=dtype).requires_grad_(trained)
+    example = layer.attention.example(shape.direction, span, number, decoding=not trained)
+    if example is None:
+        return OWN
+    position = layer.position.build(shape, layer.attention.heads())
+    change = position.prepare(example.q_BHTK, example.k_BGSK, span, example.call.scale)
+    kernel, why = explain(example.kernel, replace(example.call, score_change=change), example.q_BHTK)
     return KernelChoice(kernel.name, why)

@@ -235,7 +235,7 @@ def _layers(
         if longest is not None:
             kept = layer.kept(longest)
             decoding = decoding_kernel(config, shape, kept, device, dtype)
-            decoding_flops = by_itself + layer.pair_flops * kept
+            decoding_flops = by_itself + layer.decoding_pair_flops * kept
             keeps = _keeps(model.init_state(1, longest, dtype=dtype).layers[numbers[0]], longest)
         found.append(
             LayerCheck(

@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
+from torch import Tensor
+
+from sublayer.model.attention.kernel import Example
 from sublayer.model.attention.pattern.base import Causal, Everything, Pattern
+from sublayer.model.layout import Span
 from sublayer.model.part import Direction, Heads, ModelPart, StackShape
+from sublayer.model.position.base import PositionConfig
 from sublayer.model.sublayer import Sublayer
 from sublayer.registry import Registry
 
@@ -37,9 +42,31 @@ class AttentionConfig(ModelPart):
         heads = self.heads()
         return 4 * heads.count * heads.width
 
+    def decoding_pair_flops(self) -> int:
+        """FLOPs for the query of a decoding step and a key; left as it is, those of the forward pass."""
+        return self.pair_flops()
+
     def source_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
         """Of `token_flops`, what a cross-attention spends on each token of its source."""
         return 0.0
+
+    def check(self, position: PositionConfig) -> None:
+        """Refuse a position that this attention, already filled in, cannot carry.
+
+        Raises:
+            ValueError: in one sentence, with what to change.
+        """
+
+    def example(self, direction: Direction, span: Span, like: Tensor, decoding: bool) -> Example | None:
+        """What its kernel is asked for (of a config filled in); None when it has no choice of kernel.
+
+        Args:
+            direction: of the stack.
+            span: where the queries and keys stand.
+            like: a number of the dtype and device of the queries, and with their need of a gradient.
+            decoding: for a step with a cache, which may be computed in another way than a full pass.
+        """
+        return None
 
     def filled_across(self, shape: StackShape) -> Self:
         """This config filled in as that of a cross-attention.

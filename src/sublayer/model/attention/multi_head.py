@@ -3,23 +3,26 @@
 Shapes: B batch, T tokens, D d_model, H heads, G key/value heads, S keys, K head width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from sublayer.config import Count, Flag, Probability
+from sublayer.config import Count, Positive, Probability
 from sublayer.model.attention.base import AttentionConfig
-from sublayer.model.attention.kernel import Attention, KernelName, attend
+from sublayer.model.attention.kernel import Attended, Attention, Example, KernelName, attend, refusal
 from sublayer.model.attention.memory import KeyValueMemory, SourceMemory
 from sublayer.model.attention.pattern import Pattern, PatternChoice
 from sublayer.model.attention.pattern.base import Everything
 from sublayer.model.attention.pattern.full import FullConfig
+from sublayer.model.attention.projection import BiasChoice, Biases
+from sublayer.model.attention.qk_norm import NoQkNormConfig, QkNormChoice
 from sublayer.model.attention.score import ScoreChange
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.layout import Layout, Span
 from sublayer.model.part import Direction, Heads, Split, StackShape
+from sublayer.model.position.base import PositionConfig
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import Memory
 from sublayer.model.sublayer import Context, Sublayer
@@ -29,9 +32,18 @@ from sublayer.model.sublayer import Context, Sublayer
 class MultiHeadConfig(AttentionConfig):
     """Several heads side by side; with fewer key/value heads grouped-query, with one multi-query attention."""
 
-    paper: ClassVar[str] = "Vaswani et al. 2017, section 3.2.2; Shazeer 2019; Ainslie et al. 2023"
+    paper: ClassVar[str] = (
+        "Vaswani et al. 2017, section 3.2.2; Shazeer 2019; Ainslie et al. 2023; soft cap: Gemma Team 2024, section 2; "
+        "sinks: OpenAI 2025, section 2.2; Miller 2023; gate: Qiu et al. 2025, equation 5"
+    )
     crosses: ClassVar[bool] = True
-    splits: ClassVar[Mapping[str, Split]] = {"query": "column", "key": "column", "value": "column", "output": "row"}
+    splits: ClassVar[Mapping[str, Split]] = {
+        "query": "column",
+        "key": "column",
+        "value": "column",
+        "gate": "column",
+        "output": "row",
+    }
 
     kind: Literal["multi_head"] = "multi_head"
     n_heads: Count | None = None
@@ -42,8 +54,19 @@ class MultiHeadConfig(AttentionConfig):
     """Width of a head; left out, d_model / n_heads."""
     pattern: PatternChoice = FullConfig()
     """Which keys a query may see."""
-    bias: Flag = False
-    """Add a learned bias in the four projections."""
+    qk_norm: QkNormChoice = NoQkNormConfig()
+    """How queries and keys are normalised before they are rotated; `true` for each head by itself."""
+    scale: Positive | None = None
+    """Factor of the query-key products; left out, 1/√d_head.  1.0 for none at all, as in T5."""
+    soft_cap: Positive | None = None
+    """c of c·tanh(score/c), taken of the scaled products, before a position changes them; left out, no cap."""
+    sink: Literal["none", "learned", "off_by_one"] = "none"
+    """A logit by head that joins the softmax and has no value, so that a head may attend to nothing: learned, or 0 (the
+    softmax's denominator off by one).  First tokens kept in view are the pattern's: `window: {sinks: 4}`."""
+    gate: Literal["none", "head", "element"] = "none"
+    """Multiply the heads' output with σ(x W), a number for each head or for each of its features."""
+    bias: BiasChoice = Biases()
+    """Add a learned bias in the projections, all or some: `{query: true, key: true, value: true}`."""
     dropout: Probability = 0.0
     """Probability of dropping an attention weight in training."""
     kernel: KernelName = "auto"
@@ -78,6 +101,13 @@ class MultiHeadConfig(AttentionConfig):
             )
         return super().filled_across(shape)
 
+    def check(self, position: PositionConfig) -> None:
+        capped = refusal(self.kernel, soft_cap=self.soft_cap)
+        refused = capped or refusal(self.kernel, changes_values=position.changes_values)
+        if refused:
+            cause = "soft_cap" if capped else f"the position '{position.kind_name()}'"
+            raise ValueError(f"the kernel '{self.kernel}' cannot carry {cause}: {refused}; set kernel: auto")
+
     def heads(self) -> Heads:
         assert self.n_heads is not None and self.d_head is not None
         return Heads(self.n_heads, self.d_head)
@@ -91,6 +121,25 @@ class MultiHeadConfig(AttentionConfig):
     def source_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
         return self.token_flops({name: weights[name] for name in ("key.weight", "value.weight")})
 
+    def score_scale(self) -> float:
+        """The factor of the query-key products (of a config filled in)."""
+        assert self.d_head is not None
+        return self.d_head**-0.5 if self.scale is None else self.scale
+
+    def example(self, direction: Direction, span: Span, like: Tensor, decoding: bool) -> Example:
+        assert self.n_heads is not None and self.n_kv_heads is not None and self.d_head is not None
+        n_queries, n_keys = span.query_positions.shape[1], span.key_positions.shape[1]
+        call = Attention(
+            pattern=self.seen(direction),
+            span=span,
+            scale=self.score_scale(),
+            soft_cap=self.soft_cap,
+            sink_H=None if self.sink == "none" else like.expand(self.n_heads),
+            dropout=self.dropout if like.requires_grad else 0.0,
+        )
+        q_BHTK = like.expand(1, self.n_heads, n_queries, self.d_head)
+        return Example(self.kernel, call, q_BHTK, like.expand(1, self.n_kv_heads, n_keys, self.d_head))
+
     def build(self, shape: StackShape, layer: int = 0, cross: bool = False) -> "MultiHead":
         return CrossMultiHead(self, shape) if cross else MultiHead(self, shape)
 
@@ -98,7 +147,7 @@ class MultiHeadConfig(AttentionConfig):
 class MultiHead(Sublayer):
     """Concat(head_1 … head_H) W_O, with head_h = Attention(x W_Q^h, x W_K^g, x W_V^g) and g = h // (H / G)."""
 
-    joins: ClassVar[tuple[str, ...]] = ("query", "key", "value")
+    joins: ClassVar[tuple[str, ...]] = ("query", "key", "value", "gate")
 
     def __init__(self, config: MultiHeadConfig, shape: StackShape) -> None:
         super().__init__()
@@ -106,17 +155,25 @@ class MultiHead(Sublayer):
         self.config = config
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
         self.pattern = config.seen(shape.direction)
-        self.scale = self.d_head**-0.5
-        self.query = nn.Linear(shape.d_model, self.n_heads * self.d_head, bias=config.bias)
-        self.key = nn.Linear(shape.d_model, self.n_kv_heads * self.d_head, bias=config.bias)
-        self.value = nn.Linear(shape.d_model, self.n_kv_heads * self.d_head, bias=config.bias)
-        self.output = nn.Linear(self.n_heads * self.d_head, shape.d_model, bias=config.bias)
+        self.scale = config.score_scale()
+        wide, narrow, bias = self.n_heads * self.d_head, self.n_kv_heads * self.d_head, config.bias
+        self.query = nn.Linear(shape.d_model, wide, bias=bias.query)
+        self.key = nn.Linear(shape.d_model, narrow, bias=bias.key)
+        self.value = nn.Linear(shape.d_model, narrow, bias=bias.value)
+        self.output = nn.Linear(wide, shape.d_model, bias=bias.output)
+        gates = {"none": 0, "head": self.n_heads, "element": wide}[config.gate]
+        self.gate = nn.Linear(shape.d_model, gates, bias=False) if gates else None
+        self.query_norm = config.qk_norm.build(self.n_heads, self.d_head)
+        self.key_norm = config.qk_norm.build(self.n_kv_heads, self.d_head)
+        self.sink = nn.Parameter(torch.empty(self.n_heads)) if config.sink == "learned" else None
         self._std = shape.std(shape.d_model)
         self._value_std = shape.branch_std(shape.d_model)
-        self._output_std = shape.output_std(self.n_heads * self.d_head)
+        self._output_std = shape.output_std(wide)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        q_BHTK, k_BGTK, v_BGTK = (self._heads(x_BTE) for x_BTE in self.project(x_BTD))
+        q_BTE, k_BTE, v_BTE, *gate = self.project(x_BTD)
+        q_BHTK, k_BGTK = self._normed(q_BTE, self.query_norm), self._normed(k_BTE, self.key_norm)
+        v_BGTK = self._heads(v_BTE)
         q_BHTK, k_BGTK = context.position.rotate(q_BHTK, k_BGTK, context.layout)
         if isinstance(memory, KeyValueMemory):
             assert context.state is not None
@@ -124,34 +181,42 @@ class MultiHead(Sublayer):
         else:
             k_BGSK, v_BGSK, span = k_BGTK, v_BGTK, context.span
         change = context.position.prepare(q_BHTK, k_BGSK, span, self.scale)
-        return self._attend(q_BHTK, k_BGSK, v_BGSK, span, change, context)
-
-    def _attend(
-        self,
-        q_BHTK: Tensor,
-        k_BGSK: Tensor,
-        v_BGSK: Tensor,
-        span: Span,
-        change: ScoreChange | None,
-        context: Context,
-    ) -> tuple[Tensor, Report]:
-        """The output of these queries over these keys and values, [B, T, D]."""
-        call = Attention(
-            pattern=self.pattern,
-            span=span,
-            scale=self.scale,
-            score_change=change,
-            dropout=self.config.dropout if self.training else 0.0,
-            want_weights="attention" in context.want,
-        )
-        attended = attend(q_BHTK, k_BGSK, v_BGSK, call, self.config.kernel)
-        y_BTD = self.output(attended.out_BHTK.transpose(1, 2).flatten(2))
-        weights = attended.weights_BHTS
-        return y_BTD, EMPTY if weights is None else Report(attention={"weights": weights})
+        call = self._call(q_BHTK, span, change, context)
+        return self._attended(attend(q_BHTK, k_BGSK, v_BGSK, call, self.config.kernel), gate)
 
     def _heads(self, x_BTE: Tensor) -> Tensor:
         """[B, T, heads·K] → [B, heads, T, K]."""
         return x_BTE.view(*x_BTE.shape[:-1], -1, self.d_head).transpose(1, 2)
+
+    def _normed(self, x_BTE: Tensor, norm: nn.Module | None) -> Tensor:
+        """Queries or keys by head, [B, heads, T, K], normalised."""
+        if norm is None:
+            return self._heads(x_BTE)
+        shape = x_BTE.shape
+        x = x_BTE.view(*shape[:-1], -1, self.d_head) if self.config.qk_norm.divided else x_BTE
+        normed: Tensor = norm(x)
+        return self._heads(normed.to(x_BTE.dtype).view(shape))  # under autocast, norms give float32
+
+    def _call(self, q_BHTK: Tensor, span: Span, change: ScoreChange | None, context: Context) -> Attention:
+        sink_H = self.sink if self.config.sink != "off_by_one" else q_BHTK.new_zeros(self.n_heads)
+        return Attention(
+            pattern=self.pattern,
+            span=span,
+            scale=self.scale,
+            score_change=change,
+            soft_cap=self.config.soft_cap,
+            sink_H=sink_H,
+            dropout=self.config.dropout if self.training else 0.0,
+            want_weights="attention" in context.want,
+        )
+
+    def _attended(self, attended: Attended, gate: Sequence[Tensor]) -> tuple[Tensor, Report]:
+        """The output [B, T, D] of what the heads have read, gated by what there is of `gate`."""
+        out_BTHK = attended.out_BHTK.transpose(1, 2)
+        for gate_BTE in gate:
+            out_BTHK = out_BTHK * gate_BTE.view(*out_BTHK.shape[:-1], -1).sigmoid()
+        weights = attended.weights_BHTS
+        return self.output(out_BTHK.flatten(2)), EMPTY if weights is None else Report(attention={"weights": weights})
 
     def new_memory(
         self, batch_size: int, max_length: int, max_rewind: int, device: torch.device, dtype: torch.dtype
@@ -161,10 +226,11 @@ class MultiHead(Sublayer):
         )
 
     def initial_values(self) -> Mapping[str, Rule]:
-        rules: dict[str, Rule] = {f"{name}.weight": Normal(self._std) for name in ("query", "key")}
+        rules: dict[str, Rule] = {f"{name}.weight": Normal(self._std) for name in ("query", "key", "gate")}
         rules["value.weight"] = Normal(self._value_std)
         rules["output.weight"] = Normal(self._output_std)
         rules |= {f"{name}.bias": Constant(0.0) for name in ("query", "key", "value", "output")}
+        rules["sink"] = Constant(0.0)
         return rules
 
 
@@ -178,11 +244,13 @@ class CrossMultiHead(MultiHead):
         self.pattern = Everything()
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        q_BHTK = self._heads(self.query(x_BTD))
+        q_BHTK = self._normed(self.query(x_BTD), self.query_norm)
         k_BGSK, v_BGSK, source = self._source(context, memory)
         # One span for all layers: the layout remembers it for this pass.
         span = context.layout.once("across", lambda: Span.across(context.layout, source))
-        return self._attend(q_BHTK, k_BGSK, v_BGSK, span, None, context)
+        call = self._call(q_BHTK, span, None, context)
+        gate = [] if self.gate is None else [self.gate(x_BTD)]
+        return self._attended(attend(q_BHTK, k_BGSK, v_BGSK, call, self.config.kernel), gate)
 
     def _source(self, context: Context, memory: Memory | None) -> tuple[Tensor, Tensor, Layout]:
         """Keys and values of the source, [B, G, S, K], and its layout."""
@@ -190,7 +258,8 @@ class CrossMultiHead(MultiHead):
             assert isinstance(memory, SourceMemory), "a cross-attention without a source"
             return memory.kept()
         layout = context.source.layout
-        k_BGSK, v_BGSK = (self._heads(x_BSE) for x_BSE in self.project(context.source.hidden_BSD))
+        k_BSE, v_BSE = self.project(context.source.hidden_BSD)
+        k_BGSK, v_BGSK = self._normed(k_BSE, self.key_norm), self._heads(v_BSE)
         if isinstance(memory, SourceMemory):
             memory.keep(k_BGSK, v_BGSK, layout)
         return k_BGSK, v_BGSK, layout

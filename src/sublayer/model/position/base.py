@@ -23,6 +23,11 @@ class PositionConfig(ModelPart):
     shared: ClassVar[bool] = True
     """Layers that choose it alike share one module; if not, each has one of its own."""
 
+    @property
+    def changes_values(self) -> bool:
+        """Whether its score changes also add to the output."""
+        return False
+
     def d_token(self, shape: StackShape) -> int:
         """Width of the token embedding: d_model, less what is concatenated to it."""
         return shape.d_model

@@ -1,7 +1,7 @@
 """One call of attention, and what a kernel that computes it must say of itself."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from torch import Tensor
 from sublayer.model.attention.pattern.base import Pattern
 from sublayer.model.attention.score import ScoreChange
 from sublayer.model.layout import Span
+
+KernelName = Literal["auto", "reference", "sdpa", "dense"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,22 @@ class Attended:
 
     out_BHTK: Tensor
     weights_BHTS: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call as an attention would make it, to ask kernels about: what they look at, and no numbers.
+
+    Attributes:
+        kernel: the name in the config.
+        call: without a score change.
+        q_BHTK, k_BGSK: what the position is asked to change the scores of.
+    """
+
+    kernel: KernelName
+    call: Attention
+    q_BHTK: Tensor
+    k_BGSK: Tensor
 
 
 def is_cpu_step(q_BHTK: Tensor) -> bool:

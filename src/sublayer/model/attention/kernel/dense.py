@@ -63,7 +63,10 @@ class Dense:
                 scores = (k @ q.transpose(-1, -2)).transpose(-1, -2).contiguous()
             else:
                 scores = q @ k.transpose(-1, -2)
-            scores_BHTS = soft_capped(scores.view(batch, n_heads, n_queries, -1), call.soft_cap)
+            scores_BHTS = scores.view(batch, n_heads, n_queries, -1)
+            if call.soft_cap is not None:
+                # In float32: near a cap of 50, neighbouring numbers in bfloat16 are a quarter apart.
+                scores_BHTS = soft_capped(at_least_float32(scores_BHTS), call.soft_cap)
             if call.score_change is not None:
                 # In float32, as the distances in it are; the softmax of the sum then is as well.
                 scores_BHTS = at_least_float32(scores_BHTS) + call.score_change.dense(call.span)
