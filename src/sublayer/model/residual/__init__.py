@@ -2,6 +2,7 @@
 
 from sublayer.model.residual import (
     deepnorm,
+    hyper_connections,
     layer_scale,
     none,
     parallel,
@@ -17,6 +18,7 @@ __all__ = [
     "ResidualChoice",
     "ResidualConfig",
     "deepnorm",
+    "hyper_connections",
     "layer_scale",
     "none",
     "parallel",
