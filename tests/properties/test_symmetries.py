@@ -80,7 +80,9 @@ ORDERLESS = {"position": "none", "attention": {"kind": "multi_head", "pattern": 
 def test_without_positions_an_encoder_is_permutation_equivariant(composition: ModelConfig, order: list[int]) -> None:
     assume(
         all(
-            layer.position.kind_name() == "none" and layer.attention.pattern.kind_name() == "full"
+            layer.position.kind_name() == "none"
+            and layer.attention.pattern.kind_name() == "full"
+            and layer.feed_forward.position_wise
             for layer in composition.resolve()
         )
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sublayer.model import Transformer
@@ -55,7 +56,7 @@ def test_the_equations(streams: int, dynamic: bool) -> None:
                 connection.dynamic.weight.normal_(std=0.5)
     tokens = torch.randint(0, 7, (2, 4))
     with torch.no_grad():
-        h = torch.stack([transformer.embedding(tokens)] * streams, dim=2)
+        h = torch.stack([F.embedding(tokens, transformer.embedding.weight)] * streams, dim=2)
         for layer, block in enumerate(transformer.blocks):
             for i, box in enumerate((attention, feed_forward)):
                 connection, before = block.residual.connections[i], block.residual.norms[i]

@@ -28,6 +28,9 @@ class FeedForwardConfig(ModelPart):
 
     registry: ClassVar[Registry[Any]] = Registry("feed_forward")
 
+    position_wise: ClassVar[bool] = True
+    """Each token is computed by itself, and so the order of tokens is not seen."""
+
     def build(self, shape: StackShape) -> Sublayer | None:
         """The module (of a config filled in); None when there is no such sublayer."""
         raise NotImplementedError

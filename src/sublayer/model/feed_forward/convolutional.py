@@ -34,6 +34,7 @@ class ConvolutionalConfig(FeedForwardConfig):
     paper: ClassVar[str] = (
         "Xie et al. 2021 (SegFormer), equation 3; So et al. 2021 (Primer); gated: Shi 2023 (TransNeXt)"
     )
+    position_wise: ClassVar[bool] = False
     splits: ClassVar[Mapping[str, Split]] = {
         "gate": "column",
         "up": "column",
@@ -59,7 +60,7 @@ class ConvolutionalConfig(FeedForwardConfig):
     def filled(self, shape: StackShape) -> Self:
         if shape.direction == "bidirectional" and self.kernel_size % 2 == 0:
             raise ValueError(
-                f"kernel_size ({self.kernel_size}) must be odd in an {shape.stack}, where a token stands in the middle"
+                f"kernel_size ({self.kernel_size}) must be odd in {shape.words}, where a token stands in the middle"
             )
         like = GatedConfig(d_ff=self.d_ff) if self.gated else DenseConfig(d_ff=self.d_ff)
         return self.model_copy(update={"d_ff": like.filled(shape).d_ff})
@@ -97,16 +98,16 @@ class Convolutional(Sublayer):
         layout = context.layout
         if isinstance(memory, Tail):
             x_BSF, document_BS, place_BT = memory.extend(x_BTF, layout)
-            same = None if document_BS is None else self._same(document_BS)
-            y_BTF = self._depthwise(x_BSF, same)
+            same = [] if document_BS is None else self._same(document_BS)
+            y_BTF = self._summed(x_BSF, same) if same or x_BTF.shape[1] == 1 else self._depthwise(x_BSF)
             return y_BTF if place_BT is None else y_BTF.gather(1, place_BT[..., None].expand_as(y_BTF))
         if layout.valid_BT is not None:
             x_BTF = x_BTF.masked_fill(~layout.valid_BT[..., None], 0.0)
         document_BT, sides = layout.document_BT, (self.before, self.behind)
-        same = None
-        if document_BT is not None:
-            same = layout.once(f"neighbours {sides}", lambda: self._same(F.pad(document_BT, sides)))
-        return self._depthwise(F.pad(x_BTF, (0, 0, *sides)), same)
+        if document_BT is None:
+            return self._depthwise(F.pad(x_BTF, (0, 0, *sides)))
+        same = layout.once(f"neighbours {sides}", lambda: self._same(F.pad(document_BT, sides)))
+        return self._summed(F.pad(x_BTF, (0, 0, *sides)), same)
 
     def _same(self, document_BS: Tensor) -> Sequence[Tensor]:
         """Whether each neighbour of a token is of its document: [B, T, 1] for each place in the kernel."""
@@ -114,20 +115,23 @@ class Convolutional(Sublayer):
         windows = [document_BS[:, w : w + n_tokens] for w in range(self.kernel_size)]
         return [(window == windows[self.before])[..., None] for window in windows]
 
-    def _depthwise(self, x_BSF: Tensor, same: Sequence[Tensor] | None) -> Tensor:
-        """Σ_w c_w ⊙ x_{t+w} over neighbours of the same document, [B, T, F]; zeros stand where there are none."""
-        weight, bias = self.convolution.weight, self.convolution.bias
-        n_tokens = x_BSF.shape[1] - self.kernel_size + 1
-        if same is None and n_tokens > 1:
-            y_BFT: Tensor = self.convolution(x_BSF.transpose(1, 2))
-            return y_BFT.transpose(1, 2)
-        # In a decoding step PyTorch's convolution takes longer; and it knows no documents.
-        weight_WF = weight[:, 0].T.to(x_BSF.dtype)
+    def _depthwise(self, x_BSF: Tensor) -> Tensor:
+        """Σ_w c_w ⊙ x_{t+w} over all neighbours, [B, T, F]; zeros stand where there are none."""
+        y_BFT: Tensor = self.convolution(x_BSF.transpose(1, 2))
+        return y_BFT.transpose(1, 2)
+
+    def _summed(self, x_BSF: Tensor, same: Sequence[Tensor]) -> Tensor:
+        """The same over neighbours of the token's document, where documents are told.
+
+        It is faster for a decoding step, too.
+        """
+        bias, n_tokens = self.convolution.bias, x_BSF.shape[1] - self.kernel_size + 1
+        weight_WF = self.convolution.weight[:, 0].T.to(x_BSF.dtype)
         y_BTF = x_BSF[:, self.before : self.before + n_tokens] * weight_WF[self.before]
         for w in range(self.kernel_size):
             if w != self.before:
                 window_BTF = x_BSF[:, w : w + n_tokens]
-                y_BTF = torch.addcmul(y_BTF, window_BTF if same is None else window_BTF * same[w], weight_WF[w])
+                y_BTF = torch.addcmul(y_BTF, window_BTF * same[w] if same else window_BTF, weight_WF[w])
         return y_BTF if bias is None else y_BTF + bias.to(y_BTF.dtype)
 
     def new_memory(
