@@ -49,12 +49,14 @@ class RunConfig(Config):
                 f"data.objective: {objective.kind_name()} {why}; choose {_either(suited)}, or model.stack: "
                 f"{_either(objective.stacks)}"
             )
-        length, longest = self.data.sequence_length, self.model.longest()
-        if longest is not None and length > longest:
-            raise ValueError(
-                f"data.sequence_length ({length}) is longer than the model's positions, which end at model.max_length "
-                f"({longest}); raise that or shorten the sequences"
-            )
+        shape, longest = self.data.row_shape(), self.model.longest()
+        lengths = {"data.sequence_length": self.data.sequence_length, "data.objective.target_length": shape.length}
+        for name, length in lengths.items():
+            if longest is not None and length > longest:
+                raise ValueError(
+                    f"{name} ({length}) is longer than the model's positions, which end at model.max_length "
+                    f"({longest}); raise that or shorten the sequences"
+                )
         return self
 
     def with_vocabulary(self, size: int) -> "RunConfig":

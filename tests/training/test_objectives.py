@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sublayer.api import load, train
 from sublayer.errors import ConfigError
+from sublayer.measures.held_out import inputs_of
 from sublayer.run import read_config
 
 from .runs import Crash, CrashAt, assert_equal_runs, tree
@@ -20,13 +22,43 @@ def masked(notes: Path, **training: Any) -> dict[str, Any]:
     return values
 
 
-@pytest.mark.parametrize("step", [3, 5])
-def test_a_masked_run_goes_on_bit_for_bit(notes: Path, tmp_path: Path, step: int) -> None:
-    train(masked(notes), out=tmp_path / "whole")
+def spans(notes: Path, **training: Any) -> dict[str, Any]:
+    values = tree(notes, model={"stack": "encoder_decoder", "dropout": 0.1}, **training)
+    values["data"] |= {"objective": "span_corruption", "sequence_length": 32}
+    return values
+
+
+def pairs(folder: Path, **training: Any) -> dict[str, Any]:
+    """Words to be written backwards."""
+    folder.mkdir(exist_ok=True)
+    draw = random.Random(0)
+    words = ("".join(draw.choices("abcdef", k=draw.randint(1, 5))) for _ in range(1500))
+    rows = [{"source": word, "target": word[::-1]} for word in dict.fromkeys(words)]
+    (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = tree(folder, model={"stack": "encoder_decoder"}, **training)
+    values["data"] |= {"sources": {"kind": "pairs", "path": str(folder)}, "objective": "seq2seq"}
+    return values
+
+
+@pytest.mark.parametrize(("objective", "step"), [(masked, 3), (masked, 5), (spans, 3), (pairs, 5)])
+def test_a_run_goes_on_bit_for_bit(notes: Path, tmp_path: Path, objective: Any, step: int) -> None:
+    values = objective(tmp_path / "words" if objective is pairs else notes)
+    train(values, out=tmp_path / "whole")
     with pytest.raises(Crash):
-        train(masked(notes), out=tmp_path / "broken", watcher=CrashAt(step))
+        train(values, out=tmp_path / "broken", watcher=CrashAt(step))
     train(out=tmp_path / "broken", resume=True)
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("objective", [masked, spans, pairs])
+def test_threads_and_micro_batches_change_nothing_but_rounding(notes: Path, tmp_path: Path, objective: Any) -> None:
+    losses = []
+    for number, options in enumerate([{"threads": 1}, {"threads": 2}, {"accumulation": 2}]):
+        values = objective(tmp_path / "words" if objective is pairs else notes, **options)
+        values["model"]["dropout"] = 0.0
+        (score,) = train(values, out=tmp_path / str(number)).held_out.values()
+        losses.append(score.nats)
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
 
 def test_the_figures_of_a_masked_run(notes: Path, tmp_path: Path) -> None:
@@ -42,15 +74,6 @@ def test_the_figures_of_a_masked_run(notes: Path, tmp_path: Path) -> None:
     model, tokenizer = load(tmp_path / "run" / "best")
     assert model.config.stack == "encoder"
     assert tokenizer.special_id(["<mask>"]) == tokenizer.vocab_size - 1
-
-
-def test_threads_and_micro_batches_change_nothing_but_rounding(notes: Path, tmp_path: Path) -> None:
-    losses = []
-    for number, options in enumerate([{"threads": 1}, {"threads": 2}, {"accumulation": 2}]):
-        values = masked(notes, **options)
-        values["model"]["dropout"] = 0.0
-        losses.append(train(values, out=tmp_path / str(number)).held_out["notes"].nats)
-    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
 
 def write_copies(folder: Path) -> Path:
@@ -76,10 +99,65 @@ def test_a_masked_encoder_learns_from_both_sides(tmp_path: Path) -> None:
     assert score.loss < 0.5 * marginal.loss
 
 
+def test_an_encoder_decoder_learns_to_write_backwards(tmp_path: Path) -> None:
+    values = pairs(tmp_path / "words", steps=120, batch_size=16, evaluate_every=120, checkpoint_every=120)
+    values["model"] |= {"d_model": 32, "attention": {"n_heads": 2}}
+    values["data"] |= {"sequence_length": 48, "objective": {"kind": "seq2seq", "target_length": 48}}
+    values["training"] |= {"optimizer": {"lr": 0.006}, "baselines": True, "evaluation_tokens": None}
+    run = train(values, out=tmp_path / "run")
+    score, marginal = run.held_out["words"], run.baselines["words"].marginal
+    assert marginal is not None
+    assert score.loss < 0.5 * marginal.loss
+    # A bit a byte of what was to be written, the end tokens' share in it.
+    assert score.bits_per_byte is not None and score.bytes == sum(map(len, run.corpus.validation_text("words", True)))
+
+
+@pytest.mark.parametrize("objective", [spans, pairs])
+def test_documents_packed_into_a_row_are_as_if_each_stood_alone(notes: Path, tmp_path: Path, objective: Any) -> None:
+    values = objective(tmp_path / "words" if objective is pairs else write_copies(tmp_path / "copies"))
+    values["data"] |= {"sequence_length": 400 if objective is spans else 24}
+    values["model"]["max_length"] = 512
+    run = train(values, out=tmp_path / "run", **{"training.steps": 2})
+    batch = run.corpus.batch(0, 0, 6)
+    source = batch.source
+    assert source is not None and source.document_BS is not None and batch.document_BT is not None
+    several = 0
+    with torch.no_grad():
+        together = run.model(**inputs_of(batch, torch.device("cpu"))).logits
+        for row in range(6):
+            asked = batch.targets_BT[row] >= 0
+            documents = batch.document_BT[row][asked].unique().tolist()
+            several += len(documents) > 1
+            for document in documents:
+                there, read = (batch.document_BT[row] == document) & asked, source.document_BS[row] == document
+                alone = run.model(batch.tokens_BT[row][there][None], source=source.tokens_BS[row][read][None]).logits
+                torch.testing.assert_close(together[row][there], alone[0], rtol=1e-4, atol=1e-5)
+    assert several >= 2
+
+
+def test_the_figures_of_span_corruption(notes: Path, tmp_path: Path) -> None:
+    run = train(spans(notes, baselines=True), out=tmp_path / "run")
+    assert set(run.held_out["notes"].figures()) == {"loss"}
+    assert run.baselines["notes"].marginal is not None
+    model, tokenizer = load(tmp_path / "run")
+    assert model.config.stack == "encoder_decoder"
+    assert tokenizer.name(tokenizer.vocab_size - 1) == "<extra_id_99>"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"data.objective": "causal"}, r"data\.objective: causal predicts the next token, which an encoder would see"),
+        ({"model.stack": "encoder_decoder"}, r"masked gives an encoder_decoder nothing to write; choose seq2seq or"),
+        ({"data.objective": "span_corruption"}, r"span_corruption needs an encoder and a decoder, and this is one enc"),
+        (
+            {
+                "data.objective": {"kind": "span_corruption", "target_length": 64},
+                "model.position": "learned",
+                "model.stack": "encoder_decoder",
+            },
+            r"data\.objective\.target_length \(64\) is longer than the model's posit",
+        ),
         ({"model.stack": "decoder"}, r"data\.objective: masked predicts a token from both sides, .* choose causal"),
     ],
 )

@@ -37,12 +37,13 @@ def content_key(config: DataConfig, fingerprints: list[str]) -> str:
     not part of it: they are decided when rows are read.  So is most of what the objective decides.
     """
     tree = config.tree()
-    for source in [*tree["sources"], *tree["validation"]]:
+    sources = [source.tree() for source in config.to_read()]
+    for source in sources:
         del source["weight"]
     decides = {
         "format": FORMAT,
-        "sources": tree["sources"],
-        "validation": tree["validation"],
+        "sources": sources[: len(config.sources)],
+        "validation": sources[len(config.sources) :],
         "fingerprints": fingerprints,
         "split": [tree["validation_share"], SALT, FEWEST],
         "tokenizer": [tree["tokenizer"], config.tokenizer.fingerprint(), config.chat_template()],

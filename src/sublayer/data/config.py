@@ -78,8 +78,10 @@ class DataConfig(Config):
         return None if size is None else size + len(self.special_tokens())
 
     def to_read(self) -> list[SourceConfig]:
-        """Every source and then every validation source, as they are to be read for this tokenizer."""
-        return [source.with_tokenizer(self.tokenizer) for source in (*self.sources, *self.validation)]
+        """Every source and then every validation source, as they are to be read for this tokenizer and objective."""
+        return [
+            self.objective.source(source.with_tokenizer(self.tokenizer)) for source in (*self.sources, *self.validation)
+        ]
 
     def chat_template(self) -> str | None:
         """The Jinja template that conversations are written with, if any source holds some; it belongs to the model,

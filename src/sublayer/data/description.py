@@ -31,7 +31,7 @@ class SideFigures:
         bytes_per_token: bytes over tokens, those that begin documents left out.
         segments: whether any document came in segments, so that rows hold whole documents.
         scored_tokens: how many are targets of the loss.
-        rows: of `sequence_length` tokens, padding counted.
+        rows: of `sequence_length` tokens (and, for an encoder-decoder, those of the other side), padding counted.
         padding: the share of the rows that is padding.
         truncated: documents longer than a row that are cut off, which happens to documents in segments only.
         left_out: rows of such documents in which nothing would be scored.
@@ -225,7 +225,7 @@ def _side(corpus: Corpus, domain: str, side: Side, streams: Sequence[TokenStream
         any(stream.marked for stream in streams),
         sum(stream.scored for stream in streams),
         n_rows,
-        1 - filled / max(1, n_rows * corpus.config.sequence_length),
+        1 - filled / max(1, n_rows * corpus.config.row_shape().places),
         sum(each.truncated for each in rows),
         sum(each.left_out for each in rows),
     )

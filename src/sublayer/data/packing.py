@@ -138,6 +138,65 @@ def laid_out(
     return Laid(tokens_BT, *_layout(begins_BT), valid_BT)
 
 
+class Piece(NamedTuple):
+    """A document of a row with two sides, or a stretch of one.
+
+    Attributes:
+        source_S: what the encoder reads, at least one token.
+        inputs_T: what the decoder reads; it may be empty.
+        targets_T: the token to predict at each of its places.
+    """
+
+    source_S: NDArray[np.int64]
+    inputs_T: NDArray[np.int64]
+    targets_T: NDArray[np.int64]
+
+
+def two_sided(
+    rows: Sequence[Sequence[Piece]], source_length: int, length: int, end_id: int, isolate_documents: bool
+) -> Batch:
+    """Rows for an encoder and a decoder, each side padded at its end.
+
+    Args:
+        rows: the pieces of each row; they fit.
+        source_length: S.
+        length: T.
+        end_id: what padding is made of.
+        isolate_documents: give positions and documents; a piece has the same number on both sides.
+    """
+    sources, inputs, targets = ([[piece[side] for piece in row] for row in rows] for side in range(3))
+    read, written = (
+        _side(side, size, end_id, isolate_documents) for side, size in ((sources, source_length), (inputs, length))
+    )
+    targets_BT = np.full((len(rows), length), NOT_SCORED, dtype=np.int64)
+    for row, stretches in enumerate(targets):
+        target_T = np.concatenate(stretches)
+        targets_BT[row, : len(target_T)] = target_T
+    tokens, positions, document, valid = written.tensors()
+    return Batch(tokens, torch.from_numpy(targets_BT), positions, document, valid, SourceRows(*read.tensors()))
+
+
+def _side(rows: Sequence[Sequence[NDArray[np.int64]]], length: int, end_id: int, isolate_documents: bool) -> Laid:
+    """Stretches one after another, each with its place in the row as its number."""
+    shape = len(rows), length
+    tokens_BT = np.full(shape, end_id, dtype=np.int64)
+    positions_BT, document_BT = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    size_B = np.zeros(len(rows), dtype=np.int64)
+    for row, stretches in enumerate(rows):
+        sizes = [len(stretch) for stretch in stretches]
+        size = size_B[row] = sum(sizes)
+        tokens_BT[row, :size] = np.concatenate(stretches)
+        begins = np.cumsum(sizes) - sizes
+        positions_BT[row, :size] = np.arange(size) - np.repeat(begins, sizes)
+        document_BT[row, :size] = np.repeat(np.arange(len(sizes)), sizes)
+        # Each place of padding is a document of its own.
+        document_BT[row, size:] = len(sizes) + np.arange(length - size)
+    valid_BT = np.arange(length) < size_B[:, None] if size_B.min() < length else None
+    if not isolate_documents:
+        return Laid(tokens_BT, None, None, valid_BT)
+    return Laid(tokens_BT, positions_BT, document_BT, valid_BT)
+
+
 def _layout(begins_BT: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions within documents and numbers of documents, [B, T] each, from where documents begin."""
     place_T = np.arange(begins_BT.shape[1], dtype=np.int64)

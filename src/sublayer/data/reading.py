@@ -1,6 +1,8 @@
 """How often a training reads each source, in words, and what a person should know of that."""
 
 from sublayer.data.corpus import Corpus
+from sublayer.data.rows import Contiguous
+from sublayer.data.split import SIDES
 
 MANY = 4.0
 """Times that text can be read again with nearly the gain of new text; beyond, it falls off fast.  Muennighoff et al.
@@ -34,15 +36,13 @@ def warnings(corpus: Corpus, n_samples: int) -> list[str]:
                 "(Muennighoff et al. 2023): give more text, a lower weight or fewer steps."
             )
     length = corpus.config.sequence_length
-    for side in ("training", "validation"):
+    for side in SIDES:
         streams = [stream for stream in corpus.shards.streams if stream.side == side]
         truncated = sum(corpus.rows(stream).truncated for stream in streams)
         if truncated:
-            documents = sum(stream.documents for stream in streams if stream.marked)
-            found.append(
-                f"{truncated:,} of {documents:,} documents for {side} are longer than a row and cut off after "
-                f"{length + 1} tokens; raise data.sequence_length to read them whole."
-            )
+            documents = sum(s.documents for s in streams if not isinstance(corpus.rows(s), Contiguous))
+            what = corpus.config.objective.cut_off(length, side)
+            found.append(f"{truncated:,} of {documents:,} {what}")
     return found
 
 

@@ -4,6 +4,7 @@ Shape suffixes: N tokens, D documents, R rows.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,25 @@ class Contiguous(Rows):
         return row * self._length, min((row + 1) * self._length + self._ahead, self._tokens)
 
 
+def together(*sides: tuple[NDArray[np.integer[Any]], int]) -> NDArray[np.int64]:
+    """The first document of each row, where a row takes as many consecutive documents as fit, and at least one, [R].
+
+    Args:
+        sides: the sizes of the documents, [D], and how much of them fits in a row; on each side they must fit.
+    """
+    n_documents = len(sides[0][0])
+    after_D = np.full(n_documents, n_documents)
+    for size_D, most in sides:
+        end_D = np.cumsum(size_D, dtype=np.int64)
+        after_D = np.minimum(after_D, np.searchsorted(end_D, end_D - size_D + most, side="right"))
+    after = np.maximum(after_D, np.arange(1, n_documents + 1)).tolist()  # the first document of the row behind
+    first, firsts = 0, []
+    while first < n_documents:
+        firsts.append(first)
+        first = after[first]
+    return np.array(firsts, dtype=np.int64)
+
+
 class WholeDocuments(Rows):
     """A row reads consecutive documents that fit in T+1 tokens together, as many as do.
 
@@ -85,13 +105,7 @@ class WholeDocuments(Rows):
         most = length + ahead
         end_D = np.cumsum(length_D, dtype=np.int64)
         begin_D = end_D - length_D
-        fits_D = np.searchsorted(end_D, begin_D + most, side="right")
-        after_D = np.maximum(fits_D, np.arange(1, len(end_D) + 1)).tolist()  # the first document of the row behind
-        first, firsts = 0, []
-        while first < len(after_D):
-            firsts.append(first)
-            first = after_D[first]
-        first_R = np.array(firsts, dtype=np.int64)
+        first_R = together((length_D, most))
         after_R = np.append(first_R[1:], len(end_D))
         begin_R, end_R = begin_D[first_R], end_D[after_R - 1]
         scored_to_D = np.append(0, np.cumsum(scored_D, dtype=np.int64))

@@ -110,9 +110,9 @@ def restored(batch: Batch) -> list[tuple[int, ...]]:
 
 def test_each_epoch_hides_other_tokens_and_the_held_out_text_always_the_same(notes: Path) -> None:
     data = corpus(notes)
-    rows = data.n_training_rows
+    rows = -(-data.n_training_rows // 64) * 64  # the order is drawn in blocks of 64
     first, second = data.batch(0, 0, rows), data.batch(0, rows, rows)
-    assert sorted(restored(first)) == sorted(restored(second))
+    assert set(restored(first)) == set(restored(second))
     hidden = dict(zip(restored(first), (first.targets_BT >= 0).tolist(), strict=True))
     again = dict(zip(restored(second), (second.targets_BT >= 0).tolist(), strict=True))
     assert sum(hidden[row] == again[row] for row in hidden) < 0.05 * len(hidden)
@@ -127,10 +127,10 @@ def test_each_epoch_hides_other_tokens_and_the_held_out_text_always_the_same(not
 def test_every_token_is_read_once_an_epoch(notes: Path) -> None:
     data = corpus(notes, isolate_documents=False)
     (stream,) = (stream for stream in data.shards.streams if stream.side == "training")
-    rows = restored(data.batch(0, 0, data.n_training_rows))
-    tokens = data.shards.tokens(stream)[: 32 * len(rows)].reshape(-1, 32).tolist()
-    assert sorted(rows) == sorted(tuple(row) for row in tokens)
-    assert stream.tokens - 32 * len(rows) < 32
+    number = data.n_training_rows
+    tokens = data.shards.tokens(stream)[: 32 * number].reshape(-1, 32).tolist()
+    assert set(restored(data.batch(0, 0, number + 64))) == {tuple(row) for row in tokens}
+    assert stream.tokens - 32 * number < 32
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])

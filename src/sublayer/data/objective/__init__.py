@@ -3,6 +3,8 @@
 from sublayer.data.objective.base import OBJECTIVES, Objective, ObjectiveConfig, RowShape, Stretch
 from sublayer.data.objective.causal import CausalConfig
 from sublayer.data.objective.masked import MaskedConfig
+from sublayer.data.objective.seq2seq import Seq2SeqConfig
+from sublayer.data.objective.span_corruption import SpanCorruptionConfig
 
 __all__ = [
     "OBJECTIVES",
@@ -11,5 +13,7 @@ __all__ = [
     "Objective",
     "ObjectiveConfig",
     "RowShape",
+    "Seq2SeqConfig",
+    "SpanCorruptionConfig",
     "Stretch",
 ]

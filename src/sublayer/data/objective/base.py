@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sublayer.data.packing import Batch  # it waits for torch
     from sublayer.data.shards import Shards, Tokens, TokenStream
     from sublayer.data.sources import SourceConfig
+    from sublayer.data.split import Side
     from sublayer.data.tokenizer import Tokenizer
 
 Stack = Literal["decoder", "encoder", "encoder_decoder"]
@@ -116,6 +117,10 @@ class ObjectiveConfig(PartConfig):
             ValueError: with a sentence's worth of words, which name the key.
         """
 
+    def source(self, source: "SourceConfig") -> "SourceConfig":
+        """A source as it is read for the objective."""
+        return source
+
     def special_tokens(self) -> tuple[tuple[str, ...], ...]:
         """The special tokens that the tokenizer must have, each with all the names it goes by, the first being the one
         that a learnt tokenizer is given."""
@@ -134,6 +139,13 @@ class ObjectiveConfig(PartConfig):
                 f"data.tokenizer: it has no token {' or '.join(missing[0])}{more}, which data.objective: "
                 f"{self.kind_name()} needs; name one that has, or have one learnt (bpe, bytes)."
             )
+
+    def cut_off(self, sequence_length: int, side: "Side") -> str:
+        """What is told of documents on a side that are longer than a row, behind their number."""
+        return (
+            f"documents for {side} are longer than a row and cut off after {sequence_length} tokens; raise "
+            "data.sequence_length to read them whole."
+        )
 
     @abstractmethod
     def shape(self, sequence_length: int, isolate_documents: bool) -> RowShape:

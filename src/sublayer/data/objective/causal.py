@@ -10,6 +10,7 @@ from sublayer.data.rows import Contiguous, Rows, WholeDocuments
 if TYPE_CHECKING:
     from sublayer.data.packing import Batch
     from sublayer.data.shards import Shards, TokenStream
+    from sublayer.data.split import Side
     from sublayer.data.tokenizer import Tokenizer
 
 
@@ -28,6 +29,9 @@ class CausalConfig(ObjectiveConfig):
         if stack == "encoder":
             return "predicts the next token, which an encoder would see"
         return "gives an encoder nothing to read" if stack == "encoder_decoder" else ""
+
+    def cut_off(self, sequence_length: int, side: "Side") -> str:
+        return super().cut_off(sequence_length + 1, side)
 
     def shape(self, sequence_length: int, isolate_documents: bool) -> RowShape:
         return RowShape(sequence_length, packed=isolate_documents)

@@ -60,6 +60,17 @@ class SourceConfig(PartConfig):
         """
         return self
 
+    def apart(self) -> "SourceConfig":
+        """This source of pairs of texts as it is read for an encoder and a decoder, with nothing between the two.
+
+        Raises:
+            ValueError: when it gives no pairs, or has options that would be ignored.
+        """
+        raise ValueError(
+            f"seq2seq learns from pairs of texts, and a source of kind {self.kind_name()} gives none; take one of kind "
+            "pairs"
+        )
+
     def chat_template(self) -> str | None:
         """The Jinja template that its conversations are written with, to be saved with the tokenizer.
 

@@ -23,13 +23,18 @@ class PairsConfig(JsonLinesConfig):
     target_field: str = Field(default="target", min_length=1)
     """The key that holds the text wanted."""
     separator: str = "\n"
-    """What stands between the two; a prompt for the model is a source and this."""
+    """What stands between the two where one model reads both; a prompt for it is a source and this."""
 
     @model_validator(mode="after")
     def _two_fields(self) -> Self:
         if self.source_field == self.target_field:
             raise ValueError(f"target_field is source_field ('{self.source_field}'); name the field that is wanted")
         return self
+
+    def apart(self) -> "PairsConfig":
+        if self.separator not in (type(self).model_fields["separator"].default, ""):
+            raise ValueError("a separator of pairs has no effect where an encoder reads the source; leave it out")
+        return self.model_copy(update={"separator": ""})
 
     def _document(self, key: str, domain: str, row: Mapping[str, Any]) -> Document | None:
         source, target = text_of(row, self.source_field), text_of(row, self.target_field)

@@ -6,6 +6,9 @@ END = "<|endoftext|>"
 MASKS = ("<mask>", "[MASK]")
 """What the special token that hides another one is called: RoBERTa's name, BERT's."""
 
+SENTINEL = "<extra_id_{}>"
+"""What the special token is called that stands for a stretch left out, counted from 0 (T5's name)."""
+
 
 def _alphabet() -> dict[int, str]:
     # Bytes that print as themselves in Latin-1 stay; the others are numbered from U+0100 on.
