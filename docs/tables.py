@@ -35,6 +35,8 @@ def _part(part: type[PartConfig]) -> str:
     lines = [f"### `{part.kind_name()}`", "", f"{part.summary()}."]
     if part.paper:
         lines += ["", f"*{part.paper}*"]
+    if part.abilities():
+        lines += ["", "; ".join(part.abilities()) + "."]
     if part.shorthands:
         lines += ["", "In short: " + ", ".join(f"`{name}`" for name in part.shorthands)]
     if options(part):

@@ -40,6 +40,11 @@ class PartConfig(Config):
         """The first line of the docstring."""
         return (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        """What it can do and what it cannot, each in a few words; for lists of parts."""
+        return ()
+
     def override(self, change: Any) -> "PartConfig":
         """This part with `change` applied: the same kind merges into it key by key, another kind replaces it.
 

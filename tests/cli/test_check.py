@@ -1,6 +1,7 @@
 """`sublayer check`, as it is typed and shown."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -33,6 +34,20 @@ def test_it_shows_everything(config: Path, capsys: pytest.CaptureFixture[str]) -
     assert "with every pair of a row of 32 tokens" in shown
     assert "exports" not in shown
     assert "speed on this machine" not in shown
+
+
+def test_what_decoding_keeps_is_explained(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    window = "model.layers=[{}, {attention: {pattern: {kind: window, size: 8}}}]"
+    assert "equals full passes" not in run(capsys, "check", config, window)
+    shown = run(capsys, "check", config, window, "model.position=learned", "--explain")
+    assert "attention: keys and values" in shown
+    assert re.search(r"^0, 2 .* 256 B +with each token +up to 64", shown, re.MULTILINE)
+    assert re.search(r"^1 .* 256 B +until 8 tokens, then no more +up to 64", shown, re.MULTILINE)
+    # A ring, and full caches, each with a slot more than is kept.
+    assert re.search(r"^0, 2 +4.35 kB +8.45 kB +16.6 kB", shown, re.MULTILINE)
+    assert re.search(r"^1 +2.3 kB +2.3 kB +2.3 kB", shown, re.MULTILINE)
+    encoder = run(capsys, "check", config, "model.stack=encoder", "data.objective=masked", "--explain")
+    assert "does not decode" in encoder
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

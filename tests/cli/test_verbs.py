@@ -71,6 +71,8 @@ def test_parts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
         for part in registry:
             assert part.kind_name() in everything
     positions = run(capsys, "parts", "position")
+    assert "shift-invariant" in positions
+    assert "exact until max_length" in " ".join(positions.split())
     assert "alibi" in positions
     assert "swiglu" not in positions
     assert "muon" not in positions

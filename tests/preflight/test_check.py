@@ -144,3 +144,39 @@ def test_a_part_that_looks_at_numbers_is_checked_all_the_same(monkeypatch: pytes
     assert told.memory.training is None
     assert "looks at numbers" in told.memory.unknown
     assert told.parameters.total > 0
+
+
+def test_an_encoder_beside_the_decoder_is_told_of() -> None:
+    config = ModelConfig(
+        stack="encoder_decoder",
+        vocab_size=100,
+        d_model=32,
+        n_layers=2,
+        max_length=64,
+        attention={"n_heads": 2, "n_kv_heads": 1},
+        encoder={"n_layers": 3, "attention": {"n_kv_heads": 2}},
+        layers=[{}, {"attention": {"pattern": {"kind": "window", "size": 8}}}],
+    )
+    told = sl.check(config)
+    assert [layer.layers for layer in told.encoder_layers] == [(0, 1, 2)]
+    assert [layer.layers for layer in told.layers] == [(0,), (1,)]
+    assert told.encoder_layers[0].keeps is None
+    assert told.encoder_layers[0].cross_attention is None
+    assert told.layers[0].cross_attention["n_kv_heads"] == 1
+    assert told.flops_per_token.source_length == 64
+    kept = {memory.sublayer: memory for memory in told.layers[1].keeps.memories}
+    n_bytes = 2 * 16 * torch.empty((), dtype=getattr(torch, told.dtype)).itemsize
+    assert (kept["attention"].tokens, kept["attention"].bytes_per_token) == (8, n_bytes)
+    assert (kept["cross_attention"].tokens, kept["cross_attention"].bytes_per_source_token) == (0, n_bytes)
+    # What is told of each layer joins to what is told of all.
+    model = sl.Transformer(config)
+    state = model.init_state(1, 64, dtype=getattr(torch, told.dtype))
+    model(torch.zeros(1, 1).long(), source=torch.zeros(1, 64).long(), state=state)
+    assert told.memory.decoding[64] - told.memory.weights == state.n_bytes
+    of_layers = sum(len(layer.layers) * layer.keeps.bytes for layer in told.layers)
+    counts = state.n_bytes - sum(memory.n_bytes for layer in state.layers for memory in layer if memory is not None)
+    assert of_layers + counts == state.n_bytes
+    # FLOPs of a row, source and all, equal those of its layers and the output matrix.
+    layers = sum(len(layer.layers) * layer.training_flops for layer in told.layers)
+    layers += sum(len(layer.layers) * layer.training_flops for layer in told.encoder_layers)
+    assert told.flops_per_token.training == pytest.approx(layers + 3 * 2 * 100 * 32)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sublayer.data import RowShape
 from sublayer.model import ModelConfig
 from sublayer.model.ghost import ghost
 from sublayer.training.config import TrainingConfig
@@ -23,7 +24,7 @@ def memory(length: int = 64, dtype: torch.dtype = torch.float32, **changes: Any)
     model = {key: value for key, value in changes.items() if key in ModelConfig.model_fields}
     training = {key: value for key, value in changes.items() if key not in model}
     config = TrainingConfig(**{"batch_size": 8, "threads": 1} | training)
-    return training_memory(ModelConfig(**MODEL | model), config, length, True, CPU, dtype)
+    return training_memory(ModelConfig(**MODEL | model), config, RowShape(length, packed=True), CPU, dtype)
 
 
 def test_the_parts_add_up() -> None:
@@ -79,7 +80,7 @@ def test_the_loss_stands_for_the_one_that_is_computed(monkeypatch: pytest.Monkey
             model = ghost(config).train()
             rehearsal.inhabit(model)
             with rehearsal:
-                stand_in = _share(rehearsal, model, 4, 128, False, dtype).peak
+                stand_in = _share(rehearsal, model, 4, RowShape(128), dtype).peak
                 before = rehearsal.held
                 rehearsal.mark()
                 tokens = torch.zeros(4, 128, dtype=torch.int64)

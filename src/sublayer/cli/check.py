@@ -21,6 +21,9 @@ def check(
     measure: Annotated[
         bool, typer.Option("--measure", help="Run a few steps, to tell the speed on this machine as well.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Tell for each layer what decoding keeps, and whether it is exact.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
     plugin: Annotated[list[Path] | None, typer.Option(help="A Python file that registers parts of your own.")] = None,
 ) -> None:
@@ -29,7 +32,7 @@ def check(
 
     from rich.console import Console
 
-    from sublayer.cli.costs import show_costs
+    from sublayer.cli.costs import explain_decoding, show_costs
     from sublayer.cli.request import requested
     from sublayer.preflight.report import checked
     from sublayer.preflight.subject import subject_of
@@ -42,4 +45,7 @@ def check(
     if as_json:
         print(json.dumps(told.tree(), indent=2, ensure_ascii=False))
         return
-    show_costs(told, Console(highlight=False))
+    console = Console(highlight=False)
+    show_costs(told, console)
+    if explain:
+        explain_decoding(told, console)

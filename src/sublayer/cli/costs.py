@@ -8,7 +8,8 @@ from rich.table import Table
 
 from sublayer.preflight import Check
 from sublayer.preflight.calibration import Measured
-from sublayer.preflight.report import LayerCheck
+from sublayer.preflight.kernels import KernelChoice
+from sublayer.preflight.layers import Kept, LayerCheck
 
 
 def show_costs(check: Check, console: Console) -> None:
@@ -21,6 +22,43 @@ def show_costs(check: Check, console: Console) -> None:
     if check.measured is not None:
         console.print()
         console.print(_speed(check.measured))
+
+
+def explain_decoding(check: Check, console: Console) -> None:
+    """Print for each layer what cached decoding keeps, how that grows, and whether it is exact."""
+    table = _table("decoding with a cache", "layer", "keeps", "of a token", "grows", "equals full passes")
+    for layer in check.layers:
+        exact = layer.cache_exact
+        equals = f"no: {exact.reason}" if exact.reason else "yes" if exact.length is None else f"up to {exact.length:,}"
+        if layer.keeps is None:
+            table.add_row(_numbers(layer), "does not decode", "", "", equals)
+            continue
+        for number, kept in enumerate(layer.keeps.memories):
+            first = number == 0
+            of_a_token = _bytes(kept.bytes_per_source_token or kept.bytes_per_token)
+            holds = f"{kept.sublayer}: {kept.holds}"
+            table.add_row(_numbers(layer) if first else "", holds, of_a_token, _growth(kept), equals if first else "")
+        if not layer.keeps.memories:
+            table.add_row(_numbers(layer), "nothing", "", "", equals)
+    sizes = _table("caches of one text", "layer", *(f"{length:,} tokens" for length in check.memory.decoding))
+    for layer in check.layers:
+        if layer.keeps is not None:
+            grown = [layer.keeps.bytes_by_length[length] for length in check.memory.decoding]
+            sizes.add_row(_numbers(layer), *map(_bytes, grown))
+    console.print()
+    console.print(table)
+    if check.memory.decoding:
+        console.print()
+        console.print(sizes)
+
+
+def _growth(kept: Kept) -> str:
+    """How a memory grows with the text."""
+    if kept.bytes_per_source_token:
+        return "with the source, once"
+    if kept.tokens is None:
+        return "with each token"
+    return f"until {kept.tokens:,} token{'s' if kept.tokens > 1 else ''}, then no more"
 
 
 def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
@@ -38,14 +76,19 @@ def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
 
 def _layers(check: Check) -> Table:
     table = _table("layers", "layer", "attention", "position", "feed-forward", "parameters", "cache")
+    for layer in check.encoder_layers:
+        activation = _part(layer.feed_forward, "activation", "d_ff")
+        attention, position = _attention(layer.attention), _part(layer.position)
+        table.add_row(f"encoder {_numbers(layer)}", attention, position, activation, _parameters(layer), "")
     for layer in check.layers:
         exact = "" if str(layer.cache_exact) == "always" else f"; exact {layer.cache_exact}"
+        across = layer.cross_attention
         table.add_row(
-            _numbers(layer),
-            _attention(layer.attention),
+            ("decoder " if check.encoder_layers else "") + _numbers(layer),
+            _attention(layer.attention) + (f"; to the source, {_attention(across)}" if across else ""),
             _part(layer.position),
             _part(layer.feed_forward, "activation", "d_ff"),
-            f"{layer.parameters:,}" + (f", {layer.active:,} active" if layer.active != layer.parameters else ""),
+            _parameters(layer),
             _keeps(layer) + exact,
         )
     return table
@@ -54,13 +97,14 @@ def _layers(check: Check) -> Table:
 def _kernels(check: Check) -> Table:
     table = _table("kernels", "layer", "when", "kernel", "why")
     for when in ("training", "decoding"):
-        alike: dict[Any, list[LayerCheck]] = {}
-        for layer in check.layers:
-            alike.setdefault(getattr(layer, f"{when}_kernel"), []).append(layer)
-        for choice, layers in alike.items():
+        alike: dict[KernelChoice, list[LayerCheck]] = {}
+        for layer in (*check.encoder_layers, *check.layers):
+            choice = getattr(layer, f"{when}_kernel")
             if choice is not None:
-                numbers = "all" if len(alike) == 1 else ", ".join(map(_numbers, layers))
-                table.add_row(numbers, when, choice.kernel, choice.why)
+                alike.setdefault(choice, []).append(layer)
+        for choice, layers in alike.items():
+            named = [("encoder " if layer in check.encoder_layers else "") + _numbers(layer) for layer in layers]
+            table.add_row("all" if len(alike) == 1 else ", ".join(named), when, choice.kernel, choice.why)
     return table
 
 
@@ -72,6 +116,8 @@ def _costs(check: Check) -> Table:
     if count.active != count.total:
         table.add_row("", f"{count.active:,}", "of them active for a token")
     row = f"a row of {flops.training_length:,} tokens"
+    if flops.source_length:
+        row += f" behind a source of {flops.source_length:,}"
     table.add_row("FLOPs a token, training", _short(flops.training), f"with every pair of {row}")
     table.add_row("", _short(flops.training_visible), "with the pairs in sight only")
     for length, value in flops.decoding_by_length.items():
@@ -123,6 +169,11 @@ def _speed(measured: Measured) -> Table:
         table.add_row("decoding", rate, "tokens a second" + (f", extrapolated from {on}" if on else ", measured"))
     table.add_row("matrix products", _short(measured.matmul_flops), "FLOPs a second, measured")
     return table
+
+
+def _parameters(layer: LayerCheck) -> str:
+    active = f", {layer.active:,} active" if layer.active != layer.parameters else ""
+    return f"{layer.parameters:,}{active}"
 
 
 def _numbers(layer: LayerCheck) -> str:

@@ -1,9 +1,12 @@
 """`sublayer parts`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sublayer.registry import PartConfig
 
 
 def parts(
@@ -12,7 +15,7 @@ def parts(
     ] = None,
     plugin: Annotated[list[Path] | None, typer.Option(help="A Python file that registers parts of your own.")] = None,
 ) -> None:
-    """List every choice, its paper and its options."""
+    """List every choice, its paper, what it can do, and its options."""
     from rich.console import Console
     from rich.table import Table
 
@@ -32,10 +35,11 @@ def parts(
             if name not in (None, family):
                 continue
             table = Table(title=family, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-            for column in ("kind", "what it is", "source"):
+            able = any(part.abilities() for part in registry)
+            for column in ("kind", "what it is", "source", *(["abilities"] if able else [])):
                 table.add_column(column, style="bold" if column == "kind" else "", header_style="dim")
             for part in registry:
-                table.add_row(part.kind_name(), part.summary(), part.paper)
+                table.add_row(part.kind_name(), part.summary(), part.paper, *([_abilities(part)] if able else []))
             console.print(table)
             console.print()
         return
@@ -46,6 +50,8 @@ def parts(
         console.print(f"[bold]{part.registry.family}: {part.kind_name()}[/bold]  {part.summary()}")
         if part.paper:
             console.print(part.paper, style="dim")
+        if part.abilities():
+            console.print(_abilities(part))
         if part.shorthands:
             console.print(f"in short: {', '.join(part.shorthands)}")
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -55,3 +61,7 @@ def parts(
             table.add_row(option.name, option.values, option.default, option.meaning)
         console.print(table)
         console.print()
+
+
+def _abilities(part: "type[PartConfig]") -> str:
+    return "; ".join(part.abilities())

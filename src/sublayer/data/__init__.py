@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sublayer.data.corpus import prepare as prepare
     from sublayer.data.document import Document as Document
     from sublayer.data.document import Segment as Segment
+    from sublayer.data.objective import RowShape as RowShape
     from sublayer.data.packing import Batch as Batch
     from sublayer.data.skipped import Skipped as Skipped
     from sublayer.data.sources import SourceConfig as SourceConfig
@@ -26,6 +27,7 @@ _HOMES = {
     "DataConfig": "config",
     "Document": "document",
     "Segment": "document",
+    "RowShape": "objective",
     "Skipped": "skipped",
     "SourceConfig": "sources",
     "Tokenizer": "tokenizer",

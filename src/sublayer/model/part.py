@@ -113,6 +113,22 @@ class ModelPart(PartConfig):
     splits: ClassVar[Mapping[str, Split]] = {}
     """Weight matrices that tensor parallelism may divide, by name in the part's module, and along which side."""
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        """Which stacks it is defined for, and whether cached decoding with it is exact as it is by default."""
+        stacks = {"causal": "decoders", "bidirectional": "encoders"}
+        able = [words for direction, words in stacks.items() if direction in cls.directions]
+        told = [*able] if len(able) == len(stacks) else [f"{able[0]} only"]
+        if "causal" in cls.directions and not any(field.is_required() for field in cls.model_fields.values()):
+            shape = StackShape("decoder", d_model=64, n_layers=1, max_length=1024)
+            exact = cls().cache_exact(shape)
+            until = "max_length" if exact.length == shape.max_length else str(exact.length)
+            if exact.reason:
+                told.append(f"cached decoding is not exact: {exact.reason}")
+            elif exact.length is not None:
+                told.append(f"cached decoding exact until {until}")
+        return tuple(told)
+
     def cache_exact(self, shape: StackShape) -> CacheExact:
         """Whether cached decoding with this part equals one full pass."""
         return CacheExact()

@@ -7,6 +7,7 @@ Shapes: B batch, T new tokens, L longest sequence, C capacity of a memory, S slo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,12 +18,19 @@ from sublayer.model.layout import Layout, Span
 class Memory:
     """What one sublayer keeps between calls."""
 
+    holds: ClassVar[str] = "what was computed of it"
+    """What is kept of a token, in a few words."""
     capacity: int | None = None
     """Tokens that a row has room for; None for what does not grow with them."""
 
     @property
     def token_bytes(self) -> int:
         """Memory held of each token of each row."""
+        return 0
+
+    @property
+    def source_bytes(self) -> int:
+        """Memory held, once there is a source, of each of its tokens in each row."""
         return 0
 
     @property

@@ -9,17 +9,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.data import RowShape
+from sublayer.model import ModelConfig, Transformer
 from sublayer.model.cost import ModelCost, cost
 from sublayer.model.ghost import ghost
 from sublayer.run import RunConfig
 from sublayer.training.config import TrainingConfig
 from sublayer.training.crew import Crew, choose_threads
 from sublayer.training.device import autocast
+from sublayer.training.example import Example, example
 from sublayer.training.memory import NotRehearsed, training_memory
 
 SECONDS = 4.0
@@ -65,7 +68,18 @@ class _Size:
 
     n_layers: int
     n_rows: int
-    length: int
+    rows: RowShape
+
+    def flops(self, costs: ModelCost) -> float:
+        """Of the forward and backward passes over its rows."""
+        return (
+            self.n_rows * self.rows.length * costs.training_flops(self.rows.length, "all", self.rows.source_length or 0)
+        )
+
+    def shorter(self) -> "_Size":
+        source = self.rows.source_length
+        rows = replace(self.rows, length=self.rows.length // 2, source_length=source and max(1, source // 2))
+        return replace(self, rows=rows)
 
 
 def calibrate(
@@ -87,11 +101,11 @@ def calibrate(
     on = ""
     if run is not None:
         step, on = _training(model, run, costs, device, dtype, peak)
-        n_tokens = run.training.batch_size * run.data.sequence_length
-        rate, seconds = n_tokens / step, step * run.training.steps
-        utilisation = costs.training_flops(run.data.sequence_length) * rate / peak
+        whole = _Size(model.n_layers, run.training.batch_size, run.data.row_shape())
+        rate, seconds = whole.n_rows * whole.rows.places / step, step * run.training.steps
+        utilisation = whole.flops(costs) / step / peak
     decoding, decoding_on = None, ""
-    if model.stack == "decoder" and not model.cache_exact().reason:
+    if model.stack != "encoder" and model.head.by_token and not model.cache_exact().reason:
         decoding, decoding_on = _decoding(model, costs, device, dtype)
     return Measured(peak, rate, seconds, utilisation, on, decoding, decoding_on)
 
@@ -111,26 +125,23 @@ def _training(
 ) -> tuple[float, str]:
     """Seconds of a training step, and on what it was measured."""
     training = run.training
-    whole = _Size(model.n_layers, training.batch_size // training.accumulation, run.data.sequence_length)
+    whole = _Size(model.n_layers, training.batch_size // training.accumulation, run.data.row_shape())
     size = _affordable(model, run, whole, costs, device, dtype, peak)
-    forward, update = _step(_cut(model, size.n_layers), training, run.data.isolate_documents, size, device, dtype)
+    forward, update = _step(_cut(model, size.n_layers), training, size, device, dtype)
     if size.n_layers < model.n_layers:
         fewer = replace(size, n_layers=max(1, size.n_layers // 2))
-        less, less_update = _step(
-            _cut(model, fewer.n_layers), training, run.data.isolate_documents, fewer, device, dtype
-        )
+        less, less_update = _step(_cut(model, fewer.n_layers), training, fewer, device, dtype)
         small, smaller = (cost(ghost(_cut(model, each.n_layers))) for each in (size, fewer))
-        flops = [each.training_flops(size.length) for each in (costs, small, smaller)]
+        flops = [size.flops(each) for each in (costs, small, smaller)]
         forward = _extended(forward, less, *flops)
         update = _extended(update, less_update, *(each.parameters.total for each in (costs, small, smaller)))
-    ratio = costs.training_flops(whole.length) * whole.n_rows * whole.length
-    ratio /= costs.training_flops(size.length) * size.n_rows * size.length
+    ratio = whole.flops(costs) / size.flops(costs)
     on = [
         f"{part:,} of {all_of:,} {name}"
         for name, part, all_of in (
             ("layers", size.n_layers, whole.n_layers),
             ("rows", size.n_rows, whole.n_rows),
-            ("tokens a row", size.length, whole.length),
+            ("tokens a row", size.rows.places, whole.rows.places),
         )
         if part < all_of
     ]
@@ -152,12 +163,11 @@ def _affordable(
 
     def fits(size: _Size) -> bool:
         small = costs if size.n_layers == model.n_layers else cost(ghost(_cut(model, size.n_layers)))
-        if small.training_flops(size.length) * size.n_rows * size.length > SECONDS * UTILISATION * peak:
+        if size.flops(small) > SECONDS * UTILISATION * peak:
             return False
-        rows = training.model_copy(update={"batch_size": size.n_rows, "accumulation": 1})
-        packed = run.data.isolate_documents
+        asked = training.model_copy(update={"batch_size": size.n_rows, "accumulation": 1})
         try:
-            return training_memory(_cut(model, size.n_layers), rows, size.length, packed, device, dtype).peak < room
+            return training_memory(_cut(model, size.n_layers), asked, size.rows, device, dtype).peak < room
         except NotRehearsed:
             return 16 * small.parameters.total < room  # weights, gradients and two means, at the least
 
@@ -168,8 +178,8 @@ def _affordable(
             size = replace(size, n_rows=max(threads, size.n_rows // 4))
         elif size.n_layers > 2 * cycle:
             size = replace(size, n_layers=max(2 * cycle, size.n_layers // 4))
-        elif size.length > 128:
-            size = replace(size, length=size.length // 2)
+        elif size.rows.length > 128:
+            size = size.shorter()
         elif size.n_rows > 1:
             size = replace(size, n_rows=1)
         else:
@@ -178,7 +188,7 @@ def _affordable(
 
 
 def _step(
-    model: ModelConfig, config: TrainingConfig, packed: bool, size: _Size, device: torch.device, dtype: torch.dtype
+    model: ModelConfig, config: TrainingConfig, size: _Size, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float]:
     """Seconds of the forward and backward passes over `size.n_rows` rows, and of the update."""
     transformer = _filled(model, device).train()
@@ -187,14 +197,11 @@ def _step(
     parameters = list(transformer.parameters())
     threads = min(size.n_rows, choose_threads(config.threads, size.n_rows, device, config.compile))
     rows = [size.n_rows // threads + (thread < size.n_rows % threads) for thread in range(threads)]
-    shares = [_random(model, n, size.length, device) for n in rows]
-    place = torch.arange(size.length, device=device)
+    shares = [example(size.rows, n, lambda n, length: _random(model, n, length, device)) for n in rows]
 
-    def work(tokens_BT: Tensor) -> tuple[Tensor | None, ...]:
-        positions_BT = place.expand_as(tokens_BT)
-        layout = Layout(positions_BT, torch.zeros_like(tokens_BT)) if packed else None
+    def work(share: Example) -> tuple[Tensor | None, ...]:
         with autocast(device, dtype):
-            out = forward(tokens_BT, layout, targets=tokens_BT)
+            out = forward(share.tokens_BT, share.layout, source=share.source, targets=share.targets)
         return torch.autograd.grad(out.loss, parameters, allow_unused=True)
 
     def passes() -> None:
@@ -239,7 +246,9 @@ def _token(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> floa
     limit = model.cache_exact().length or PROMPT + TOKENS
     n_prompt = max(1, min(PROMPT, limit - TOKENS))
     state = transformer.init_state(1, min(limit, n_prompt + TOKENS))
-    logits = transformer(_random(model, 1, n_prompt, device), state=state).logits
+    prompt = _random(model, 1, n_prompt, device)
+    source = prompt if model.stack == "encoder_decoder" else None
+    logits = transformer(prompt, source=source, state=state).logits
     times = []
     for _ in range(min(TOKENS, limit - n_prompt)):
         assert logits is not None
@@ -254,8 +263,14 @@ def _token(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> floa
 
 
 def _cut(model: ModelConfig, n_layers: int) -> ModelConfig:
-    """The same model with fewer layers."""
-    return model if n_layers == model.n_layers else model.model_copy(update={"n_layers": n_layers})
+    """The same model with fewer layers, of an encoder in proportion."""
+    if n_layers == model.n_layers:
+        return model
+    update: dict[str, Any] = {"n_layers": n_layers}
+    if "n_layers" in model.encoder:
+        depth = max(1, round(model.encoder["n_layers"] * n_layers / model.n_layers))
+        update["encoder"] = {**model.encoder, "n_layers": depth}
+    return model.model_copy(update=update)
 
 
 def _filled(model: ModelConfig, device: torch.device) -> Transformer:

@@ -1,19 +1,15 @@
 """What a config costs, before it is paid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from sublayer.model import ModelConfig, Transformer
-from sublayer.model.cost import BACKWARD, ModelCost, Parameters, cost
+from sublayer.data import RowShape
+from sublayer.model import ModelConfig
+from sublayer.model.cost import Parameters, cost
 from sublayer.model.ghost import ghost
-from sublayer.model.part import CacheExact
-from sublayer.model.resolution import LAYER_FIELDS
-from sublayer.model.state import Memory
 from sublayer.preflight.calibration import Measured, calibrate
-from sublayer.preflight.kernels import KernelChoice, decoding_kernel, training_kernel
+from sublayer.preflight.layers import Held, LayerCheck, Layers
 from sublayer.preflight.subject import Source, Subject, subject_of
 from sublayer.training.device import choose_device, choose_dtype
 from sublayer.training.memory import NotRehearsed, TrainingMemory, training_memory
@@ -27,9 +23,11 @@ class FlopsPerToken:
     """FLOPs a token: a multiplication and an addition are two.
 
     Attributes:
-        training: forward and backward, with the scores of every query-key pair of a row.
+        training: forward and backward, with the scores of every query-key pair of a row; of an encoder_decoder, a token
+            of what the decoder reads, with its part of what the encoder costs.
         training_visible: the same, with those pairs only that the patterns show.
-        training_length: tokens a row.
+        training_length: tokens a row, of what the decoder reads where there is a source.
+        source_length: tokens of the source, in training and decoding; 0 without.
         decoding: of the last token of the longest text in `decoding_by_length`; None when the model does not decode.
         decoding_by_length: of the last token of a text of so many tokens.
     """
@@ -37,53 +35,9 @@ class FlopsPerToken:
     training: float
     training_visible: float
     training_length: int
+    source_length: int
     decoding: float | None
     decoding_by_length: Mapping[int, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Keeps:
-    """What a layer keeps of the tokens that it has seen, for each text that is decoded.
-
-    Attributes:
-        tokens: how many of the last ones; None for all.
-        bytes_per_token: of each of them.
-        bytes: of everything, in a text as long as the model goes.
-    """
-
-    tokens: int | None
-    bytes_per_token: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCheck:
-    """Equal layers together; figures are of one of them.
-
-    Attributes:
-        layers: their numbers, from 0.
-        position, attention, feed_forward, residual, norm: the choices, complete.
-        training_kernel, decoding_kernel: what computes the attention, and why; None where it is not done.
-        cache_exact: whether decoding with a cache equals full passes, and how far.
-        parameters, active: numbers trained, and those that one token uses.
-        training_flops, decoding_flops: FLOPs a token, as in `FlopsPerToken.training` and `.decoding`.
-        keeps: while decoding; None when the model does not decode.
-    """
-
-    layers: tuple[int, ...]
-    position: Mapping[str, Any]
-    attention: Mapping[str, Any]
-    feed_forward: Mapping[str, Any]
-    residual: Mapping[str, Any]
-    norm: Mapping[str, Any]
-    training_kernel: KernelChoice | None
-    decoding_kernel: KernelChoice | None
-    cache_exact: CacheExact
-    parameters: int
-    active: int
-    training_flops: float
-    decoding_flops: float | None
-    keeps: Keeps | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +67,8 @@ class Check:
         device, dtype: that the run would take on this machine.
         parameters: of the model.
         flops_per_token: in training and decoding.
-        layers: equal ones together.
+        layers: equal ones together; of an encoder_decoder, the decoder's.
+        encoder_layers: those of an encoder_decoder's encoder; their figures are a token of the source.
         memory: for decoding and for training.
         exports: families of models that it can be written out as.
         measured: the speed here, where that was asked for.
@@ -126,6 +81,7 @@ class Check:
     parameters: Parameters
     flops_per_token: FlopsPerToken
     layers: tuple[LayerCheck, ...]
+    encoder_layers: tuple[LayerCheck, ...]
     memory: MemoryCheck
     exports: tuple[str, ...]
     measured: Measured | None = None
@@ -159,47 +115,61 @@ def checked(subject: Subject, measure: bool = False) -> Check:
     model, run = ghost(subject.model), subject.run
     device = choose_device("auto" if run is None else run.device)
     dtype = choose_dtype("auto" if run is None else run.dtype, device)
-    length = subject.model.max_length if run is None else run.data.sequence_length
+    rows = _rows(subject)
+    source_length = rows.source_length or 0
     costs = cost(model)
     lengths = _lengths(subject.model)
     longest = lengths[-1] if lengths else None
-    by_length = {length: costs.decoding_flops(length) for length in lengths}
+    by_length = {length: costs.decoding_flops(length, source_length) for length in lengths}
     training, unknown = None, ""
     if run is not None:
         try:
-            training = training_memory(run.model, run.training, length, run.data.isolate_documents, device, dtype)
+            training = training_memory(run.model, run.training, rows, device, dtype)
         except NotRehearsed as error:
             unknown = f"a part of the model looks at numbers, which are not there before it runs ({error})"
     weights = costs.parameters.total * dtype.itemsize
+    states = {length: Held(model.init_state(1, length, dtype=dtype), source_length) for length in lengths}
+    config, found = subject.model, Layers(subject, rows, device, dtype)
+    encoding = () if model.encoder is None else found.of(model.encoder, costs.encoder_layers, config.encoder_shape)
     return Check(
-        vocab_size=subject.model.vocab_size or 0,
+        vocab_size=config.vocab_size or 0,
         vocabulary_from=subject.assumed,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         parameters=costs.parameters,
         flops_per_token=FlopsPerToken(
-            training=costs.training_flops(length),
-            training_visible=costs.training_flops(length, "visible"),
-            training_length=length,
+            training=costs.training_flops(rows.length, "all", source_length),
+            training_visible=costs.training_flops(rows.length, "visible", source_length),
+            training_length=rows.length,
+            source_length=source_length,
             decoding=None if longest is None else by_length[longest],
             decoding_by_length=by_length,
         ),
-        layers=_layers(subject, model, costs, length, longest, device, dtype),
+        layers=found.of(model, costs.layers, config.shape, states),
+        encoder_layers=encoding,
         memory=MemoryCheck(
             weights=weights,
-            decoding={length: weights + model.init_state(1, length, dtype=dtype).n_bytes for length in lengths},
+            decoding={length: weights + held.n_bytes for length, held in states.items()},
             training=training,
             unknown=unknown,
         ),
         exports=(),
-        measured=calibrate(subject.model, run, costs, device, dtype) if measure else None,
+        measured=calibrate(config, run, costs, device, dtype) if measure else None,
     )
+
+
+def _rows(subject: Subject) -> RowShape:
+    """The rows of the run, or such as a model alone can read."""
+    if subject.run is not None:
+        return subject.run.data.row_shape()
+    longest = subject.model.max_length
+    return RowShape(longest, longest if subject.model.stack == "encoder_decoder" else None)
 
 
 def _lengths(model: ModelConfig) -> list[int]:
     """Lengths of text whose decoding is told, rising to the model's own; none when it does not decode."""
     exact = model.cache_exact()
-    if model.stack != "decoder" or exact.reason:
+    if model.stack == "encoder" or not model.head.by_token or exact.reason:
         return []
     longest, length = min(model.max_length, exact.length or model.max_length), SHORTEST
     if longest <= SHORTEST:
@@ -209,56 +179,3 @@ def _lengths(model: ModelConfig) -> list[int]:
         lengths.append(length)
         length *= 2
     return [*lengths, longest]
-
-
-def _layers(
-    subject: Subject,
-    model: Transformer,
-    costs: ModelCost,
-    length: int,
-    longest: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[LayerCheck, ...]:
-    shape, run = subject.model.shape, subject.run
-    together: dict[int, list[int]] = {}  # the first of equal layers, and all of them
-    for number, layer in enumerate(costs.layers):
-        first = next((first for first in together if costs.layers[first].config == layer.config), number)
-        together.setdefault(first, []).append(number)
-    found = []
-    for numbers in together.values():
-        layer = costs.layers[numbers[0]]
-        config, by_itself = layer.config, layer.token_flops
-        training = decoding = keeps = decoding_flops = None
-        if run is not None:
-            training = training_kernel(config, shape, length, run.data.isolate_documents, device, dtype)
-        if longest is not None:
-            kept = layer.kept(longest)
-            decoding = decoding_kernel(config, shape, kept, device, dtype)
-            decoding_flops = by_itself + layer.decoding_pair_flops * kept
-            keeps = _keeps(model.init_state(1, longest, dtype=dtype).layers[numbers[0]], longest)
-        found.append(
-            LayerCheck(
-                layers=tuple(numbers),
-                **{name: getattr(config, name).tree() for name in LAYER_FIELDS},
-                training_kernel=training,
-                decoding_kernel=decoding,
-                cache_exact=config.cache_exact(shape),
-                parameters=layer.parameters,
-                active=layer.active,
-                training_flops=(1 + BACKWARD) * (by_itself + layer.pair_flops * length),
-                decoding_flops=decoding_flops,
-                keeps=keeps,
-            )
-        )
-    return tuple(found)
-
-
-def _keeps(memories: Sequence[Memory | None], longest: int) -> Keeps:
-    there = [memory for memory in memories if memory is not None]
-    rooms = [memory.capacity for memory in there if memory.capacity is not None]
-    return Keeps(
-        tokens=max(rooms, default=0) if max(rooms, default=0) < longest else None,
-        bytes_per_token=sum(memory.token_bytes for memory in there),
-        bytes=sum(memory.n_bytes for memory in there),
-    )

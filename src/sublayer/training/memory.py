@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.data import RowShape
+from sublayer.model import ModelConfig, Transformer
 from sublayer.model.ghost import ghost
 from sublayer.model.loss import CHUNK_BYTES
 from sublayer.training.config import TrainingConfig
 from sublayer.training.crew import choose_threads
 from sublayer.training.device import autocast
+from sublayer.training.example import example
 from sublayer.training.rehearsal import Rehearsal
 
 MAPPED = 32 * 2**20
@@ -82,8 +84,7 @@ class _Pass:
 def training_memory(
     model: ModelConfig,
     training: TrainingConfig,
-    sequence_length: int,
-    packed: bool,
+    rows: RowShape,
     device: torch.device,
     dtype: torch.dtype,
 ) -> TrainingMemory:
@@ -92,16 +93,15 @@ def training_memory(
     Args:
         model: with its vocabulary's size.
         training: how it is trained.
-        sequence_length: tokens a row.
-        packed: whether rows hold several documents that do not see one another.
+        rows: what it is trained on.
         device, dtype: as for training.
 
     Raises:
         NotRehearsed: when a part of the model looks at numbers, which a rehearsal does not have.
         ConfigError: when several threads are asked for where only one can be.
     """
-    rows = training.batch_size // training.accumulation
-    threads = min(rows, choose_threads(training.threads, rows, device, training.compile))
+    n_rows = training.batch_size // training.accumulation
+    threads = min(n_rows, choose_threads(training.threads, n_rows, device, training.compile))
     rehearsal = Rehearsal(device, small=MAPPED)
     hollow = ghost(model).train()
     rehearsal.inhabit(hollow)
@@ -109,7 +109,7 @@ def training_memory(
     try:
         with rehearsal:
             optimizer, updating = _update(rehearsal, hollow, training)
-            share = _share(rehearsal, hollow, -(-rows // threads), sequence_length, packed, dtype)
+            share = _share(rehearsal, hollow, -(-n_rows // threads), rows, dtype)
     except (RuntimeError, TypeError) as error:
         raise NotRehearsed((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")) from error
 
@@ -140,7 +140,7 @@ def training_memory(
         libraries=libraries,
         saving=saving,
         peak=step + allocator + libraries + saving,
-        sequences=rows,
+        sequences=n_rows,
         threads=abreast,
     )
 
@@ -164,22 +164,22 @@ def _update(rehearsal: Rehearsal, model: nn.Module, training: TrainingConfig) ->
     return remembered, updating
 
 
-def _share(
-    rehearsal: Rehearsal, model: Transformer, n_rows: int, length: int, packed: bool, dtype: torch.dtype
-) -> _Pass:
+def _share(rehearsal: Rehearsal, model: Transformer, n_rows: int, rows: RowShape, dtype: torch.dtype) -> _Pass:
     """What one thread holds at the highest point of a forward and backward pass, its gradients among it."""
     rehearsal.mark()
     held, held_small = rehearsal.held, rehearsal.held_small
-    tokens_BT, positions_BT, document_BT = torch.empty(
-        3, n_rows, length, dtype=torch.int64, device=rehearsal.device
-    ).unbind()
-    layout = Layout(positions_BT, document_BT) if packed else Layout()
-    with autocast(rehearsal.device, dtype):
-        out = model(tokens_BT, layout, logits_at=tokens_BT[:, 0])
-    assert out.logits is not None
-    losses = _Loss(rehearsal, n_rows * length, model.config.d_model, out.logits.shape[-1], dtype)
-    out.logits.register_hook(losses.backward)
-    torch.autograd.grad(out.logits.sum(), list(model.parameters()), allow_unused=True)
+    given = example(rows, n_rows, lambda *shape: torch.empty(shape, dtype=torch.int64, device=rehearsal.device))
+    if model.config.head.by_token:
+        with autocast(rehearsal.device, dtype):
+            out = model(given.tokens_BT, given.layout, source=given.source, logits_at=given.tokens_BT[:, 0])
+        assert out.logits is not None
+        losses = _Loss(rehearsal, n_rows * rows.length, model.config.d_model, out.logits.shape[-1], dtype)
+        out.logits.register_hook(losses.backward)
+        score = out.logits.sum()
+    else:
+        with autocast(rehearsal.device, dtype):
+            score = model(given.tokens_BT, given.layout, targets=given.targets).loss
+    torch.autograd.grad(score, list(model.parameters()), allow_unused=True)
     return _Pass(rehearsal.peak - held, rehearsal.peak_small - held_small)
 
 

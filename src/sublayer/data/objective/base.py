@@ -106,6 +106,10 @@ class ObjectiveConfig(PartConfig):
     null: ClassVar[Literal["bigram", "marginal"]] = "marginal"
     """What the loss is set beside: a bigram model and lzma, or how often each target comes."""
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        return tuple(stack.replace("_", "-") + "s" for stack in cls.stacks)
+
     def unfit(self, stack: Stack) -> str:
         """Why it cannot train a stack, in a few words; empty where it can."""
         return "" if stack in self.stacks else "is not defined for it"

@@ -22,6 +22,10 @@ class AttentionConfig(ModelPart):
     crosses: ClassVar[bool] = False
     """Whether it may take its keys and values from a source, as the cross-attention of a decoder does."""
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        return (*super().abilities(), *(["cross-attention"] if cls.crosses else []))
+
     def across(self) -> "AttentionConfig":
         """The same, as a decoder attends with it to an encoder, where nothing else is chosen."""
         return self

@@ -4,6 +4,8 @@ and those of a source.
 Shapes: B batch, G key/value heads, T new tokens, S keys in view, C capacity, K head width.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ class KeyValueMemory(Memory):
     Args:
         reach: of the pattern; a finite one without pinned positions is served by a ring buffer.
     """
+
+    holds: ClassVar[str] = "keys and values"
 
     def __init__(
         self,
@@ -77,6 +81,8 @@ class SourceMemory(Memory):
         n_kv_heads, d_head: what is kept of a token.
         dtype: in which it is kept.
     """
+
+    holds: ClassVar[str] = "keys and values of the source"
 
     def __init__(self, n_kv_heads: int, d_head: int, dtype: torch.dtype) -> None:
         self.n_kv_heads, self.d_head, self.dtype = n_kv_heads, d_head, dtype

@@ -18,6 +18,10 @@ class HeadConfig(ModelPart):
     by_token: ClassVar[bool]
     """Whether there is something to predict at each token; if not, for each row."""
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        return (*super().abilities(), "a target for each token" if cls.by_token else "a target for each row")
+
     def build(self, shape: StackShape, vocab_size: int, norm: NormConfig, tied: bool) -> "Head":
         """The module.
 

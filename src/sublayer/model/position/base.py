@@ -28,6 +28,13 @@ class PositionConfig(ModelPart):
         """Whether its score changes also add to the output."""
         return False
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        told = ["shift-invariant"] if cls.shift_invariant else []
+        told += ["acts on the embeddings"] if cls.embeds else []
+        told += [] if cls.shared else ["one for each layer"]
+        return (*super().abilities(), *told)
+
     def d_token(self, shape: StackShape) -> int:
         """Width of the token embedding: d_model, less what is concatenated to it."""
         return shape.d_model

@@ -31,6 +31,12 @@ class ResidualConfig(ModelPart):
     whole_stack: ClassVar[bool] = False
     """It is chosen for the whole stack, since what goes from block to block has another shape than in other wirings."""
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        told = ["a norm behind the last block"] if cls.final_norm else []
+        told += ["chosen for the whole stack"] if cls.whole_stack else []
+        return (*super().abilities(), *told)
+
     def gain(self, shape: StackShape) -> float | None:
         """Factor of the initial values of what a sublayer adds to the stream, in place of `depth_scaled`; or None."""
         return None
