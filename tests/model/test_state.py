@@ -141,6 +141,37 @@ def test_a_ring_has_room_for_what_may_be_taken_back() -> None:
     assert [memory.capacity for memory in memories(state)] == [7, 7]
 
 
+@pytest.mark.parametrize("max_rewind", [0, 3])
+def test_sinks_are_kept_beside_the_ring_however_long_the_row(max_rewind: int) -> None:
+    transformer = model(attention={"n_heads": 2, "pattern": {"kind": "window", "size": 4, "sinks": 2}})
+    short, long = (transformer.init_state(2, length, max_rewind=max_rewind) for length in (20, 4000))
+    slots = 4 + 2 if max_rewind == 0 else 4 + 3 + 2 + 3  # of each kind as many more as may be taken back
+    for state in (short, long):
+        assert [(memory.ring, memory.capacity, memory.pinned) for memory in memories(state)] == [(True, slots, 2)] * 2
+        assert [memory.n_bytes for memory in memories(state)] == [2 * 2 * 2 * (slots + 1) * 8 * 8] * 2
+    ids = tokens(2, 60)
+    expected = transformer(ids).logits
+    cut = [1, 1, 1, 9, 1, 20, 1, 1, 1, 1, 1, 1, 1, 20]
+    steps = [transformer(part, state=long).logits for part in torch.split(ids, cut, dim=1)]
+    torch.testing.assert_close(torch.cat(steps, 1), expected)
+    held = memories(long)[0].k_BGCK[:, :, :2].clone()
+    transformer(tokens(2, 30), state=long)
+    assert torch.equal(memories(long)[0].k_BGCK[:, :, :2], held)
+
+
+def test_a_document_taken_back_gives_its_sinks_back() -> None:
+    """A new document's first tokens do not overwrite those of the one that a rewind returns to."""
+    transformer = model(attention={"n_heads": 2, "pattern": {"kind": "window", "size": 3, "sinks": 2}})
+    state = transformer.init_state(1, 40, max_rewind=4)
+    ids, other = tokens(1, 12), (tokens(1, 4) + 1) % 7
+    transformer(ids[:, :9], Layout(document_BT=torch.zeros(1, 9, dtype=torch.int64)), state=state)
+    for t in range(4):  # two documents of two tokens each
+        transformer(other[:, t : t + 1], Layout(document_BT=torch.tensor([[1 + t // 2]])), state=state)
+    state.rewind(4)
+    again = transformer(ids[:, 9:], Layout(document_BT=torch.zeros(1, 3, dtype=torch.int64)), state=state).logits
+    torch.testing.assert_close(again, transformer(ids).logits[:, 9:])
+
+
 def test_a_ring_no_smaller_than_the_row_is_no_ring() -> None:
     state = model(window=8).init_state(1, 8)
     assert [(memory.ring, memory.capacity) for memory in memories(state)] == [(False, 8)] * 2

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sublayer.model import ModelConfig, Transformer
@@ -50,7 +51,9 @@ def test_a_state_on_the_meta_device_is_as_large_as_the_real_one(
     composition: ModelConfig, rows: int, length: int
 ) -> None:
     held = Transformer(composition).init_state(rows, length, dtype=torch.bfloat16)
-    tensors = [t for layer in held.layers for m in layer if m is not None for t in vars(m).values()]
-    real = sum(t.untyped_storage().nbytes() for t in tensors if isinstance(t, torch.Tensor))
+    memories = [memory for layer in held.layers for memory in layer if memory is not None]
+    owners = [*memories, *(slots for both in held._pinned.values() for slots in both)]
+    tensors = [value for owner in owners for value in tree_leaves(vars(owner))]
+    real = sum(value.untyped_storage().nbytes() for value in tensors if isinstance(value, torch.Tensor))
     real += held.length_B.nbytes + held._position_BL.nbytes
     assert ghost(composition).init_state(rows, length, dtype=torch.bfloat16).n_bytes == real

@@ -176,17 +176,33 @@ def test_decoding_with_a_state_equals_one_full_pass(
         Game(lively(composition), data, style).play(n_moves)
 
 
-WINDOWED = {"attention": {"n_heads": 2, "pattern": {"kind": "window", "size": 3}}, "n_layers": 2, "layers": []}
+def windowed(sinks: int) -> dict[str, object]:
+    window = {"kind": "window", "size": 3, "sinks": sinks}
+    return {"attention": {"n_heads": 2, "pattern": window}, "n_layers": 2, "layers": []}
 
 
 @law(
     examples=70,
-    composition=compositions(stack="decoder", fixed=WINDOWED),
+    composition=compositions(stack="decoder", fixed=windowed(0)),
     style=styles,
     n_moves=st.integers(1, 5),
     data=st.data(),
 )
 def test_a_ring_buffer_equals_one_full_pass(
+    composition: ModelConfig, style: Style, n_moves: int, data: st.DataObject
+) -> None:
+    with torch.no_grad():
+        Game(lively(composition), data, style).play(n_moves)
+
+
+@law(
+    examples=70,
+    composition=st.sampled_from([1, 2, 4]).flatmap(lambda n: compositions(stack="decoder", fixed=windowed(n))),
+    style=styles,
+    n_moves=st.integers(1, 6),
+    data=st.data(),
+)
+def test_a_ring_with_sinks_equals_one_full_pass(
     composition: ModelConfig, style: Style, n_moves: int, data: st.DataObject
 ) -> None:
     with torch.no_grad():

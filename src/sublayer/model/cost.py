@@ -72,8 +72,8 @@ class LayerCost:
 
     def kept(self, length: int) -> int:
         """Keys that stand in the cache when a token is decoded behind `length − 1` others."""
-        window = self.pattern.reach.window
-        return length if window is None else min(length, window)
+        most = self.pattern.reach.kept
+        return length if most is None else min(length, most)
 
 
 @dataclass(frozen=True, slots=True)

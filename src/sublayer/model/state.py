@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sublayer.model.layout import Layout, Span
+from sublayer.model.slots import Slots
 
 
 class Memory:
@@ -22,6 +23,9 @@ class Memory:
     """What is kept of a token, in a few words."""
     capacity: int | None = None
     """Tokens that a row has room for; None for what does not grow with them."""
+
+    pinned: int = 0
+    """Of a ring, how many first positions of a document have slots of their own, before the others'."""
 
     @property
     def token_bytes(self) -> int:
@@ -98,7 +102,16 @@ class State:
         self._uniform = True
         # The length from which each row was last taken back: a ring still holds those tokens' keys.
         self._furthest_B = self.length_B
-        self._placements: dict[tuple[int, bool], Placement] = {}
+        self._placements: dict[tuple[int, bool, int], Placement] = {}
+        self._pinned = {
+            (memory.capacity, memory.pinned): (
+                Slots(batch_size, memory.pinned + max_rewind, device),
+                Slots(batch_size, memory.capacity - memory.pinned - max_rewind, device),
+            )
+            for layer in layers
+            for memory in layer
+            if memory is not None and memory.capacity is not None and memory.pinned
+        }
         self._ordinals_BT = self._position_BL[:, :0]
 
     @property
@@ -110,6 +123,7 @@ class State:
         """Memory held, by the layers and by the counts of tokens."""
         counts = (self.length_B, self._position_BL, self._document_BL)
         held = sum(memory.n_bytes for layer in self.layers for memory in layer if memory is not None)
+        held += sum(slots.n_bytes for both in self._pinned.values() for slots in both)
         return held + sum(count.nbytes for count in counts if count is not None)
 
     def advance(self, layout: Layout, n_tokens: int) -> Layout:
@@ -181,11 +195,20 @@ class State:
             return torch.zeros_like(self.length_B)[:, None]
         return self._last(self._document_BL)
 
-    def placement(self, capacity: int, ring: bool) -> Placement:
-        """Where to write and what is in view, for a memory that keeps the last `capacity` tokens (`ring`) or all."""
-        key = (capacity, ring)
+    def placement(self, capacity: int, ring: bool, pinned: int = 0) -> Placement:
+        """Where to write and what is in view, for a memory that keeps the last tokens (`ring`) or all.
+
+        Args:
+            capacity: how many tokens it keeps.
+            ring: whether it keeps the last ones only.
+            pinned: how many first positions of a document a ring keeps as well, in slots of their own.
+        """
+        key = (capacity, ring, pinned)
         if key not in self._placements:
-            self._placements[key] = self._placed(capacity) if ring else self._placed_in_order()
+            if pinned:
+                self._placements[key] = self._placed_with_pinned(capacity, pinned)
+            else:
+                self._placements[key] = self._placed(capacity) if ring else self._placed_in_order()
         return self._placements[key]
 
     def _placed_in_order(self) -> Placement:
@@ -247,6 +270,52 @@ class State:
         first = self._before % capacity if self._uniform and not before else None
         return Placement(slots_BT, first, before, n_slots, span)
 
+    def _placed_with_pinned(self, capacity: int, pinned: int) -> Placement:
+        """In two rings, one behind the other: of tokens at pinned positions, and of all others.
+
+        Of the first, `pinned` are the current document's, and `max_rewind` more may be needed again: so many tokens
+        can be taken back, and with them the start of a document.
+        """
+        first, others = self._pinned[capacity, pinned]
+        new = self._layout
+        assert new.positions_BT is not None
+        n_tokens = self._ordinals_BT.shape[1]
+        before, plain = n_tokens > 1, self._uniform
+        held = torch.cat([first.ordinals_BC, others.ordinals_BC], dim=1) if before else None
+        there = self._ordinals_BT < self.max_length
+        early = (new.positions_BT < pinned).expand_as(there)
+        among_first = first.take(self._ordinals_BT, there & early)
+        among_others = others.take(self._ordinals_BT, there & ~early)
+        slots = torch.where(among_others >= 0, first.size + among_others, capacity)
+        slots = torch.where(among_first >= 0, among_first, slots)
+        if held is None:
+            held = torch.cat([first.ordinals_BC, others.ordinals_BC], dim=1)
+
+        in_order = plain and self.max_rewind == 0  # slots are then filled one after the other, and none is ever empty
+        n_slots = min(capacity, self._before if before else self._filled) if in_order else capacity
+        ordinals = held[:, :n_slots]
+        valid = ordinals >= 0
+        positions = self._position_BL.gather(1, ordinals.clamp(min=0))
+        document = None if self._document_BL is None else self._document_BL.gather(1, ordinals.clamp(min=0))
+        if before:
+            positions = torch.cat([positions, new.positions_BT.expand_as(there)], 1)
+            valid = torch.cat([valid, there], 1)
+            if document is not None:
+                assert new.document_BT is not None
+                document = torch.cat([document, new.document_BT], 1)
+        plain_prefill = plain and self._before == 0
+        span = Span(
+            query_positions=new.positions_BT,
+            key_positions=new.positions_BT if plain_prefill else positions,
+            query_document=new.document_BT,
+            key_document=document,
+            key_valid=None if in_order or plain_prefill else valid,
+            whole=True,
+            aligned=plain_prefill,
+            newest=plain and n_tokens == 1,
+        )
+        return Placement(slots, None, before, n_slots, span)
+
     def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows of the batch, in this order; a row may be named several times."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.length_B.device)
@@ -261,6 +330,9 @@ class State:
             and bool((self.length_B == self._filled).all())
             and bool((self._position_BL[:, : self._filled] == columns).all())
         )
+        for both in self._pinned.values():
+            for slots in both:
+                slots.select(index)
         self._each(lambda memory: memory.select(index))
 
     def rewind(self, n_tokens: int | Tensor) -> None:
@@ -287,6 +359,9 @@ class State:
             self._filled -= n_tokens
         else:
             self._uniform = False
+        for both in self._pinned.values():
+            for slots in both:
+                slots.rewind(self.length_B)
         self._each(lambda memory: memory.rewind(steps))
 
     def _each(self, action: Callable[[Memory], None]) -> None:

@@ -4,6 +4,7 @@ and those of a source.
 Shapes: B batch, G key/value heads, T new tokens, S keys in view, C capacity, K head width.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,11 +15,80 @@ from sublayer.model.layout import Layout, Span
 from sublayer.model.state import Memory, Placement, State
 
 
-class KeyValueMemory(Memory):
-    """Keys (already rotated) and values by slot.
+class SlotMemory(Memory):
+    """What is kept of single tokens, by slot.
 
     Args:
-        reach: of the pattern; a finite one without pinned positions is served by a ring buffer.
+        reach: of the pattern.  A finite one is served by a ring buffer, with slots of their own for pinned positions.
+        widths: of each tensor that is kept of a token: heads and features.
+    """
+
+    def __init__(
+        self,
+        reach: Reach,
+        batch_size: int,
+        widths: Sequence[tuple[int, int]],
+        max_length: int,
+        max_rewind: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.capacity: int = max_length
+        self.ring = False
+        if reach.back is not None:
+            slots = max(1, reach.back) + max_rewind + (reach.pinned + max_rewind if reach.pinned else 0)
+            if slots < max_length:
+                self.capacity, self.ring, self.pinned = slots, True, reach.pinned
+        # One slot more than is kept: where tokens that are not kept are written to, and never read.
+        self.held = tuple(
+            torch.zeros((batch_size, n_heads, self.capacity + 1, width), device=device, dtype=dtype)
+            for n_heads, width in widths
+        )
+
+    @property
+    def token_bytes(self) -> int:
+        return sum(cache.shape[1] * cache.shape[3] * cache.itemsize for cache in self.held)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(cache.nbytes for cache in self.held)
+
+    def take(self, new: Sequence[Tensor], state: State) -> tuple[Sequence[Tensor], Span]:
+        """Take in what is to be kept of new tokens, [B, heads, T, features] each.
+
+        Returns:
+            That of all tokens in view, [B, heads, S, features] each, and the span.
+        """
+        place = state.placement(self.capacity, self.ring, self.pinned)
+        new = [each.to(cache.dtype) for each, cache in zip(new, self.held, strict=True)]
+        if place.span.aligned:
+            self._write(new, place)
+            return new, place.span
+        if place.before:
+            pairs = zip(self.held, new, strict=True)
+            joined = [torch.cat([cache[:, :, : place.n_slots], each], dim=2) for cache, each in pairs]
+            self._write(new, place)
+            return joined, place.span
+        self._write(new, place)
+        return [cache[:, :, : place.n_slots] for cache in self.held], place.span
+
+    def _write(self, new: Sequence[Tensor], place: Placement) -> None:
+        for cache, each in zip(self.held, new, strict=True):
+            if place.first is not None:
+                cache[:, :, place.first : place.first + each.shape[2]] = each
+            else:
+                cache.scatter_(2, place.slots_BT[:, None, :, None].expand_as(each), each)
+
+    def select(self, rows: Tensor) -> None:
+        self.held = tuple(cache[rows] for cache in self.held)
+
+
+class KeyValueMemory(SlotMemory):
+    """Keys (already rotated) and values.
+
+    Args:
+        reach: of the pattern.
+        keys, values: heads and features of each.
     """
 
     holds: ClassVar[str] = "keys and values"
@@ -27,51 +97,27 @@ class KeyValueMemory(Memory):
         self,
         reach: Reach,
         batch_size: int,
-        n_kv_heads: int,
-        d_head: int,
+        keys: tuple[int, int],
+        values: tuple[int, int],
         max_length: int,
         max_rewind: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        window = None if reach.window is None else reach.window + max_rewind
-        self.ring = window is not None and window < max_length
-        self.capacity: int = window if window is not None and window < max_length else max_length
-        # One slot more than is kept: where tokens that are not kept are written to, and never read.
-        shape = (batch_size, n_kv_heads, self.capacity + 1, d_head)
-        self.k_BGCK = torch.zeros(shape, device=device, dtype=dtype)
-        self.v_BGCK = torch.zeros(shape, device=device, dtype=dtype)
+        super().__init__(reach, batch_size, (keys, values), max_length, max_rewind, device, dtype)
 
     @property
-    def token_bytes(self) -> int:
-        return sum(cache.shape[1] * cache.shape[3] * cache.itemsize for cache in (self.k_BGCK, self.v_BGCK))
+    def k_BGCK(self) -> Tensor:
+        return self.held[0]
+
+    @property
+    def v_BGCK(self) -> Tensor:
+        return self.held[1]
 
     def extend(self, k_BGTK: Tensor, v_BGTK: Tensor, state: State) -> tuple[Tensor, Tensor, Span]:
         """Take in the keys and values of new tokens; returns all that are in view, [B, G, S, K], and the span."""
-        place = state.placement(self.capacity, self.ring)
-        k_BGTK, v_BGTK = k_BGTK.to(self.k_BGCK.dtype), v_BGTK.to(self.v_BGCK.dtype)
-        if place.span.aligned:
-            self._write(k_BGTK, v_BGTK, place)
-            return k_BGTK, v_BGTK, place.span
-        if place.before:
-            k = torch.cat([self.k_BGCK[:, :, : place.n_slots], k_BGTK], dim=2)
-            v = torch.cat([self.v_BGCK[:, :, : place.n_slots], v_BGTK], dim=2)
-            self._write(k_BGTK, v_BGTK, place)
-            return k, v, place.span
-        self._write(k_BGTK, v_BGTK, place)
-        return self.k_BGCK[:, :, : place.n_slots], self.v_BGCK[:, :, : place.n_slots], place.span
-
-    def _write(self, k_BGTK: Tensor, v_BGTK: Tensor, place: Placement) -> None:
-        if place.first is not None:
-            slots = slice(place.first, place.first + k_BGTK.shape[2])
-            self.k_BGCK[:, :, slots], self.v_BGCK[:, :, slots] = k_BGTK, v_BGTK
-            return
-        index = place.slots_BT[:, None, :, None].expand_as(k_BGTK)
-        self.k_BGCK.scatter_(2, index, k_BGTK)
-        self.v_BGCK.scatter_(2, index, v_BGTK)
-
-    def select(self, rows: Tensor) -> None:
-        self.k_BGCK, self.v_BGCK = self.k_BGCK[rows], self.v_BGCK[rows]
+        (k_BGSK, v_BGSK), span = self.take((k_BGTK, v_BGTK), state)
+        return k_BGSK, v_BGSK, span
 
 
 class SourceMemory(Memory):

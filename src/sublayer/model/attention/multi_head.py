@@ -221,9 +221,8 @@ class MultiHead(Sublayer):
     def new_memory(
         self, batch_size: int, max_length: int, max_rewind: int, device: torch.device, dtype: torch.dtype
     ) -> Memory:
-        return KeyValueMemory(
-            self.pattern.reach, batch_size, self.n_kv_heads, self.d_head, max_length, max_rewind, device, dtype
-        )
+        heads = (self.n_kv_heads, self.d_head)
+        return KeyValueMemory(self.pattern.reach, batch_size, heads, heads, max_length, max_rewind, device, dtype)
 
     def initial_values(self) -> Mapping[str, Rule]:
         rules: dict[str, Rule] = {f"{name}.weight": Normal(self._std) for name in ("query", "key", "gate")}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sublayer.model.attention.pattern.base import Causal, Everything, Near, Pattern, Reach
+from sublayer.model.attention.pattern.base import Causal, Everything, First, Near, Pattern, Reach
 from sublayer.model.layout import Span
 
 QUERIES, KEYS = torch.arange(24)[:, None], torch.arange(24)[None]
@@ -28,7 +28,16 @@ class Pinned(Pattern):
         return Reach(self.back, self.pinned)
 
 
-PATTERNS = [Causal(), Near(3, 0), Near(6, 0), Pinned(2, 4), Pinned(5, 1)]
+PATTERNS = [
+    First(3),
+    First(4) & Causal(),
+    Near(2, 0) | First(3),
+    Causal(),
+    Near(3, 0),
+    Near(6, 0),
+    Pinned(2, 4),
+    Pinned(5, 1),
+]
 PAIRS = list(product(PATTERNS, PATTERNS))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sublayer.errors import ConfigError
-from sublayer.model.attention.pattern.base import Reach
+from sublayer.model.attention.pattern.base import Near, Reach
 from sublayer.model.attention.pattern.full import FullConfig
 from sublayer.model.attention.pattern.window import WindowConfig
 
@@ -40,3 +40,22 @@ def test_reach() -> None:
 def test_a_size_below_one_or_no_number_is_refused(size: object) -> None:
     with pytest.raises(ConfigError, match=r"^size: must be"):
         WindowConfig(size=size)
+
+
+@pytest.mark.parametrize("sinks", [1, 3, 20])
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_sinks_stay_in_view(size: int, sinks: int) -> None:
+    causal = WindowConfig(size=size, sinks=sinks).pattern("causal")
+    shown = causal.visible(QUERIES, KEYS)
+    for i in range(15):
+        assert [j for j in range(15) if shown[i, j]] == [j for j in range(i + 1) if i - j < size or j < sinks]
+    assert causal.reach == Reach(back=size, pinned=sinks)
+    assert causal.reach.kept == size + sinks
+    assert causal.sees_itself
+    shown = WindowConfig(size=size, sinks=sinks).pattern("bidirectional").visible(QUERIES, KEYS)
+    for i in range(15):
+        assert [j for j in range(15) if shown[i, j]] == [j for j in range(15) if abs(i - j) <= size // 2 or j < sinks]
+
+
+def test_without_sinks_a_window_is_the_pattern_that_it_was() -> None:
+    assert WindowConfig(size=4, sinks=0).pattern("causal") == Near(back=3, ahead=0)

@@ -28,9 +28,9 @@ class Reach:
     pinned: int = 0
 
     @property
-    def window(self) -> int | None:
-        """How many of the last tokens are all that need to be kept; None when older ones do as well."""
-        return self.back if self.pinned == 0 else None
+    def kept(self) -> int | None:
+        """How many tokens are all that need to be kept; None when it is all of them."""
+        return None if self.back is None else self.back + self.pinned
 
 
 class Pattern(ABC):
@@ -137,6 +137,20 @@ class Near(Pattern):
     @property
     def reach(self) -> Reach:
         return Reach(back=self.back + 1)
+
+
+@dataclass(frozen=True)
+class First(Pattern):
+    """A query sees the first `count` positions of its document, behind it or ahead."""
+
+    count: int
+
+    def visible(self, i: Tensor, j: Tensor) -> Tensor:
+        return (i == i) & (j < self.count)
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(back=0, pinned=self.count)
 
 
 @dataclass(frozen=True)
