@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers.activations import ACT2FN
 
 from sublayer.errors import ConfigError
 from sublayer.model import ModelConfig, Transformer
+from sublayer.model.activation import ACTIVATIONS
 from sublayer.model.feed_forward.dense import Dense
 from sublayer.model.feed_forward.gated import Gated
 
@@ -18,6 +20,13 @@ BY_HAND: dict[str, Callable[[float], float]] = {
     "relu2": lambda x: max(x, 0.0) ** 2,
     "silu": lambda x: x / (1 + math.exp(-x)),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "identity": lambda x: x,
+    "leaky_relu": lambda x: x if x > 0 else x / 100,
+    "elu": lambda x: x if x > 0 else math.exp(x) - 1,
+    "gelu_quick": lambda x: x / (1 + math.exp(-1.702 * x)),
+    "mish": lambda x: x * math.tanh(math.log(1 + math.exp(x))),
+    "softplus": lambda x: math.log(1 + math.exp(x)),
+    "tanh": math.tanh,
 }
 
 
@@ -29,6 +38,31 @@ def built(choice: object) -> torch.nn.Module:
         for parameter in module.parameters():
             parameter.normal_()
     return module
+
+
+def test_every_activation_is_written_out_here() -> None:
+    assert set(BY_HAND) == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("identity", "linear"),
+        ("relu", "relu"),
+        ("leaky_relu", "leaky_relu"),
+        ("relu2", "relu2"),
+        ("gelu", "gelu"),
+        ("gelu_tanh", "gelu_new"),
+        ("gelu_quick", "quick_gelu"),
+        ("silu", "silu"),
+        ("mish", "mish"),
+        ("tanh", "tanh"),
+        ("sigmoid", "sigmoid"),
+    ],
+)
+def test_activations_are_those_of_transformers(name: str, theirs: str) -> None:
+    x = torch.linspace(-9, 9, 181, dtype=torch.float64)
+    torch.testing.assert_close(ACTIVATIONS[name](x), ACT2FN[theirs](x))
 
 
 def run(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -65,11 +99,14 @@ def test_gated(activation: str) -> None:
         ("geglu", Gated, "gelu"),
         ("reglu", Gated, "relu"),
         ("glu", Gated, "sigmoid"),
+        ("bilinear", Gated, "identity"),
         ("gelu", Dense, "gelu"),
         ("gelu_tanh", Dense, "gelu_tanh"),
         ("relu", Dense, "relu"),
         ("relu2", Dense, "relu2"),
         ("silu", Dense, "silu"),
+        ("gelu_quick", Dense, "gelu_quick"),
+        ("mish", Dense, "mish"),
     ],
 )
 def test_a_word_stands_for_a_kind_and_its_activation(word: str, kind: type, activation: str) -> None:
@@ -112,6 +149,6 @@ def test_the_width_left_out_is_filled_in(choice: object, d_model: int, d_ff: int
 
 def test_an_unknown_activation_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"^feed_forward\.activation: must be 'relu', .* or 'sigmoid', not 'swish'\.$"
+        ConfigError, match=r"^feed_forward\.activation: must be 'identity', .* or 'sigmoid', not 'swish'\.$"
     ):
         ModelConfig(feed_forward={"kind": "gated", "activation": "swish"})

@@ -68,6 +68,18 @@ def test_only_layers_wired_so_start_smaller() -> None:
     assert (second / first).item() == pytest.approx(16**-0.25, rel=0.1)
 
 
+def test_each_half_of_an_encoder_decoder_has_constants_of_its_own() -> None:
+    transformer = model("deepnorm", n_layers=4, stack="encoder_decoder", encoder={"n_layers": 6}, d_model=64)
+    encoder, decoder = transformer.encoder.blocks, transformer.blocks
+    assert [block.residual.alpha for block in encoder] == pytest.approx([0.81 * (6**4 * 4) ** 0.0625] * 6)
+    assert [block.residual.alpha for block in decoder] == pytest.approx([12**0.25] * 4)
+    for block in (*encoder, *decoder):
+        beta = 0.87 * (6**4 * 4) ** -0.0625 if block in set(encoder) else 48**-0.25
+        for box in (block.attention, block.cross_attention):
+            if box is not None:
+                assert (box.value.weight.std() / box.query.weight.std()).item() == pytest.approx(beta, rel=0.1)
+
+
 def test_x_transformers_post_norm_with_the_residual_scaled_by_alpha() -> None:
     torch.manual_seed(0)
     alpha = 2**0.25

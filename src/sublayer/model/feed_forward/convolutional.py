@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sublayer.config import Count, Flag, Probability
+from sublayer.model.activation import ACTIVATIONS, Activation
 from sublayer.model.dropout import dropout
-from sublayer.model.feed_forward.base import ACTIVATIONS, Activation, FeedForwardConfig
+from sublayer.model.feed_forward.base import FeedForwardConfig
 from sublayer.model.feed_forward.dense import DenseConfig
 from sublayer.model.feed_forward.gated import GatedConfig
 from sublayer.model.feed_forward.tail import Tail

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from sublayer.config import Count, Flag, Probability
+from sublayer.model.activation import ACTIVATIONS, Activation
 from sublayer.model.dropout import dropout
-from sublayer.model.feed_forward.base import ACTIVATIONS, Activation, FeedForwardConfig
+from sublayer.model.feed_forward.base import FeedForwardConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.part import Split, StackShape
 from sublayer.model.report import EMPTY, Report
@@ -25,7 +26,7 @@ class DenseConfig(FeedForwardConfig):
     paper: ClassVar[str] = "Vaswani et al. 2017, equation 2; relu²: So et al. 2021"
     splits: ClassVar[Mapping[str, Split]] = {"up": "column", "down": "row"}
     shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        name: {"activation": name} for name in ("relu", "gelu", "gelu_tanh", "relu2", "silu")
+        name: {"activation": name} for name in ("relu", "relu2", "gelu", "gelu_tanh", "gelu_quick", "silu", "mish")
     }
 
     kind: Literal["dense"] = "dense"

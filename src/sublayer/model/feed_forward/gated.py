@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor, nn
 
 from sublayer.config import Count, Flag, Probability
+from sublayer.model.activation import ACTIVATIONS, Activation
 from sublayer.model.dropout import dropout
-from sublayer.model.feed_forward.base import ACTIVATIONS, Activation, FeedForwardConfig
+from sublayer.model.feed_forward.base import FeedForwardConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.part import Split, StackShape
 from sublayer.model.report import EMPTY, Report
@@ -20,20 +21,22 @@ from sublayer.model.sublayer import Context, Sublayer
 
 @FeedForwardConfig.registry.register
 class GatedConfig(FeedForwardConfig):
-    """One matrix's activation multiplies another's output before the third: SwiGLU, GeGLU, ReGLU, GLU."""
+    """One matrix's activation multiplies another's output before the third: SwiGLU, GeGLU, ReGLU, GLU, bilinear."""
 
-    paper: ClassVar[str] = "Shazeer 2020, equation 6; Dauphin et al. 2017"
+    paper: ClassVar[str] = "Shazeer 2020, equations 5 and 6; Dauphin et al. 2017"
     splits: ClassVar[Mapping[str, Split]] = {"gate": "column", "up": "column", "down": "row"}
     shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "swiglu": {"activation": "silu"},
         "geglu": {"activation": "gelu"},
         "reglu": {"activation": "relu"},
         "glu": {"activation": "sigmoid"},
+        "bilinear": {"activation": "identity"},
     }
 
     kind: Literal["gated"] = "gated"
     activation: Activation = "silu"
-    """The function on the gate: silu for SwiGLU, gelu for GeGLU, relu for ReGLU, sigmoid for GLU."""
+    """The function on the gate: silu for SwiGLU, gelu for GeGLU, relu for ReGLU, sigmoid for GLU, identity for
+    bilinear."""
     d_ff: Count | None = None
     """Width of gate and value; left out, 8/3·d_model (as many parameters as a dense one of 4·d_model), up to the next
     multiple of 32."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sublayer.config import Flag, Positive
-from sublayer.model.feed_forward.base import ACTIVATIONS, Activation
+from sublayer.model.activation import ACTIVATIONS, Activation
 from sublayer.model.head.base import Head, HeadConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.layout import Layout
