@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sublayer.data.tokenizer import BytesConfig
-from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.model import Encoded, Layout, ModelConfig, Source, Transformer
 from sublayer.model.state import State
 from sublayer.model.transformer import Output
 
@@ -26,6 +26,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "window, learned": {"position": "learned", "max_length": 96, "attention": WINDOW},
     "window and full": {"layers": ({}, {"attention": WINDOW})},
 }
+PAIR: dict[str, Any] = {"stack": "encoder_decoder", "encoder": {"n_layers": 3}}
+PAIRS: dict[str, dict[str, Any]] = {
+    "rope": PAIR,
+    "learned": PAIR | {"position": "learned", "max_length": 96},
+    "t5": PAIR | {"position": "t5"},
+    "window": PAIR | {"attention": WINDOW, "cross_attention": {"n_heads": 4}},
+}
+"""Each of these has an encoder beside it."""
 LIKELY = {"std": None, "embedding_std": 1.0}
 """Initial values so large that a random model's outputs are neither all alike nor one token for ever."""
 
@@ -33,6 +41,15 @@ LIKELY = {"std": None, "embedding_std": 1.0}
 @cache
 def tiny(name: str = "rope") -> Transformer:
     return Transformer(config(**MODELS[name]), seed=3)
+
+
+def pair(name: str = "rope") -> Transformer:
+    """An encoder-decoder that heeds its source, which one with random weights hardly does."""
+    model = Transformer(config(**PAIRS[name]), seed=3)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.cross_attention.output.weight *= 3
+    return model
 
 
 def config(**changes: Any) -> ModelConfig:
@@ -72,6 +89,7 @@ class Scripted(Transformer):
         tokens_BT: Tensor,
         layout: Layout | None = None,
         *,
+        source: Source | Encoded | Tensor | None = None,
         state: State | None = None,
         targets: Tensor | None = None,
         logits_at: Tensor | None = None,
@@ -79,7 +97,7 @@ class Scripted(Transformer):
     ) -> Output:
         assert state is not None
         read_BT = state.length_B[:, None] + 1 + torch.arange(tokens_BT.shape[1])
-        logits = super().forward(tokens_BT, layout, state=state).logits
+        logits = super().forward(tokens_BT, layout, source=source, state=state).logits
         assert logits is not None
         self.batches.append(len(tokens_BT))
         self.modes.append((self.training, not torch.is_inference_mode_enabled()))

@@ -259,7 +259,9 @@ def test_a_prompt_beyond_the_last_position_is_refused() -> None:
 
 def test_an_encoder_is_refused() -> None:
     model = Transformer(config(stack="encoder"))
-    with pytest.raises(ConfigError, match=r"^stack: an encoder does not generate text; .*stack: decoder\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^stack: an encoder does not generate text; .*decoder or stack: encoder_decoder\.$"
+    ):
         generate(model, TOKENIZER, "a")
 
 
@@ -339,3 +341,14 @@ def test_between_two_tokens_the_caller_may_train() -> None:
     weight = torch.ones(3, requires_grad=True)
     weight.square().sum().backward()
     assert weight.grad is not None
+
+
+@torch.inference_mode()
+def test_log_probabilities_are_those_of_a_full_pass() -> None:
+    model = Transformer(config(vocab_size=TOKENIZER.vocab_size + 9), seed=3)
+    for one in generate(model, TOKENIZER, PROMPTS, seed=5, temperature=1.4, top_k=40, repetition_penalty=1.5):
+        prompt = TOKENIZER.encode(one.prompt)
+        ids = torch.tensor([[*prompt, *one.token_ids]])
+        logits = model(ids[:, :-1]).logits[:, len(prompt) - 1 :, : TOKENIZER.vocab_size]
+        expected = logits.log_softmax(-1).gather(2, ids[:, len(prompt) :, None]).sum()
+        assert one.log_probability == pytest.approx(float(expected), rel=1e-5)

@@ -43,7 +43,7 @@ def generate(
     ] = "auto",
     plugin: Annotated[list[Path] | None, typer.Option(help="A Python file that registers parts of your own.")] = None,
 ) -> None:
-    """Let a trained model go on from a prompt, or answer a question.
+    """Let a trained model go on from a prompt, or answer a question; an encoder-decoder makes a text of the prompt.
 
     Where neither an option nor the model's generation_config.json says how, text is drawn at temperature 0.8.
     """
@@ -85,7 +85,12 @@ def generate(
     config = generation_config(directory, **{name: value for name, value in given.items() if value is not None})
     console = Console(soft_wrap=True, highlight=False, markup=False)
 
+    pending = ""  # what stands before the first piece; when the prompt is refused, nothing does
+
     def show(row: int, piece: str) -> None:
+        nonlocal pending
+        console.print(pending, end="", style="bold")
+        pending = ""
         console.file.write(piece)
         console.file.flush()
 
@@ -96,11 +101,11 @@ def generate(
         return
     assert prompts
     if len(prompts) == 1:
-        console.print(prompts[0], end="", style="bold")
+        pending = prompts[0] if model.encoder is None else ""
         generate_text(model, tokenizer, prompts[0], config, on_text=show)
-        console.print()
+        console.print(pending, style="bold")
         return
     for number, completion in enumerate(generate_text(model, tokenizer, prompts, config)):
         console.rule(f"{number + 1}", align="left")
-        console.print(completion.prompt, end="", style="bold")
+        console.print(completion.prompt, end="" if completion.follows else "\n", style="bold")
         console.print(completion.text)

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from sublayer.generation.completion import generate as generate
     from sublayer.generation.config import GenerationConfig as GenerationConfig
     from sublayer.generation.decoding import Event as Event
-    from sublayer.generation.decoding import Reason as Reason
     from sublayer.generation.decoding import decode as decode
     from sublayer.generation.defaults import generation_config as generation_config
+    from sublayer.generation.written import Reason as Reason
 
 # No file is named like a function in it: importing the file would put the module in the function's place here.
 _HOMES = {
     "Completion": "completion",
     "Event": "decoding",
     "GenerationConfig": "config",
-    "Reason": "decoding",
+    "Reason": "written",
     "decode": "decoding",
     "generate": "completion",
     "generation_config": "defaults",

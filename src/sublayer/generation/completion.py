@@ -3,30 +3,34 @@
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast, overload
 
 from torch import nn
 
 from sublayer.data import Tokenizer
 from sublayer.generation.config import GenerationConfig
-from sublayer.generation.decoding import Reason, decode
+from sublayer.generation.decoding import decode
 from sublayer.generation.sampling import row_seeds
+from sublayer.generation.written import Reason
 from sublayer.model import Transformer
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model made of a prompt; as a string, the prompt and what follows it.
+    """What a model made of a prompt; as a string, the prompt and what follows it, or a text that stands for itself.
 
     Attributes:
         prompt: as it was given; of a conversation, what the chat template made of it, special tokens left out.
-        text: what follows it, up to the end or the stop string.
+        text: what follows it, or what an encoder_decoder made of it, up to the end or the stop string.
         token_ids: every token drawn: with reason "end" the last is the end token, with "stop" the last hold the stop
             string.
         reason: why the text ends: "end" (the model ended it), "stop" (a stop string came), "length" (max_tokens, or the
             last position the model has).
         seed: the prompt alone with this seed gives this text again.
+        log_probability: of all tokens drawn, in nats, as the model has it: of the tokenizer's tokens, and without
+            temperature, cuts and penalty.  Not looked at when completions are compared, as it is rounded.
+        follows: the text goes on from the prompt; that of an encoder_decoder does not, and is the string by itself.
     """
 
     prompt: str
@@ -34,9 +38,11 @@ class Completion:
     token_ids: tuple[int, ...]
     reason: Reason
     seed: int
+    log_probability: float = field(default=0.0, compare=False)
+    follows: bool = True
 
     def __str__(self) -> str:
-        return self.prompt + self.text
+        return self.prompt + self.text if self.follows else self.text
 
 
 @overload
@@ -80,15 +86,16 @@ def generate(
 ) -> Completion | list[Completion]:
     """Go on from a prompt, or from several at once, or answer a conversation, on the device that the model is on.
 
+    An encoder_decoder reads the prompt as its source and writes a text of its own.
     A prompt gives the same text in any batch and alone: row 0 draws with the given seed, every further row with one of
     its own that follows from it, and each completion names the seed that repeats it alone.
 
     Args:
-        model: a decoder; put in evaluation mode for the while.
+        model: a decoder or an encoder_decoder; put in evaluation mode for the while.
         tokenizer: the model's.
-        prompt: a text, or a sequence of them; an empty one asks for a document from its beginning.  Or a conversation:
-            messages, mappings with `role` ("system", "user" or "assistant") and `content`, the last of which is
-            answered.
+        prompt: a text, or a sequence of them; an empty one asks a decoder for a document from its beginning.  Or a
+            conversation: messages, mappings with `role` ("system", "user" or "assistant") and `content`, the last of
+            which is answered.
         config: how text is drawn; left out, the defaults.
         on_text: told (row, text) whenever a row has more text: whole characters, nothing of a stop string.  What it is
             told of a row joins to the completion's text.
@@ -98,7 +105,8 @@ def generate(
         a Completion for a text or a conversation; a list of them, in order, for a sequence of texts.
 
     Raises:
-        ConfigError: when an option is refused, or the model is an encoder or cannot be decoded token by token.
+        ConfigError: when an option is refused, or the model is an encoder, tells classes or cannot be decoded token by
+            token.
         DataError: when a prompt is longer than the model's positions or is no Unicode text, the tokenizer is not
             the model's, or it carries no chat template to read a conversation with.
         RunError: when the model's logits are not finite numbers.
@@ -117,16 +125,26 @@ def generate(
     texts: list[list[str]] = [[] for _ in prompts]
     tokens: list[list[int]] = [[] for _ in prompts]
     reasons: dict[int, Reason] = {}
+    log_probability = [0.0 for _ in prompts]
     with _evaluating(model):
         for event in decode(model, tokenizer, encoded, config, seeds):
             tokens[event.row].append(event.token)
             texts[event.row].append(event.text)
+            log_probability[event.row] += event.log_probability
             if event.reason is not None:
                 reasons[event.row] = event.reason
             if event.text and on_text is not None:
                 on_text(event.row, event.text)
     completions = [
-        Completion(prompts[row], "".join(texts[row]), tuple(tokens[row]), reasons[row], seeds[row])
+        Completion(
+            prompts[row],
+            "".join(texts[row]),
+            tuple(tokens[row]),
+            reasons[row],
+            seeds[row],
+            log_probability[row],
+            follows=model.encoder is None,
+        )
         for row in range(len(prompts))
     ]
     return completions[0] if single else completions

@@ -50,6 +50,12 @@ def next_tokens(
     return drawn(distribution(logits_BV, config), uniforms)
 
 
+def log_probabilities(logits_BV: Tensor, tokens_B: Tensor) -> Tensor:
+    """Of each row's token, in nats, as the model has it: without penalty, temperature and cuts, [B]."""
+    logits_BV = logits_BV.float()
+    return logits_BV.gather(-1, tokens_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
+
+
 def penalised(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
     """Logits with those of seen tokens made less: a positive one divided by the penalty, a negative one multiplied."""
     return torch.where(seen_BV, torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV)

@@ -1,0 +1,43 @@
+"""A completion as it is written: from tokens to text, up to its end."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sublayer.data import Tokenizer
+from sublayer.generation.stop import StopStrings
+
+Reason = Literal["end", "stop", "length"]
+"""Why a completion ends: the model ended the document, a stop string came, or no more tokens may."""
+
+
+class Written:
+    """What has been written so far.
+
+    Args:
+        tokenizer: the model's.
+        n_left: tokens that may be written at most.
+        stop: texts before which it ends.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, n_left: int, stop: Sequence[str]) -> None:
+        self._n_left = n_left
+        self._end_id = tokenizer.end_id
+        self._stream = tokenizer.stream()
+        self._stop = StopStrings(stop)
+
+    def take(self, token: int) -> tuple[str, Reason | None]:
+        """Go on by one token: the text that it sets free, and why it was the last one, or None."""
+        self._n_left -= 1
+        text = self._stop.push(self._stream.push(token))
+        reason: Reason | None = None
+        if token == self._end_id:
+            reason = "end"
+        elif self._n_left == 0:
+            reason = "length"
+        if reason is not None:
+            text += self._stop.push(self._stream.finish())
+        if self._stop.found:
+            reason = "stop"
+        elif reason is not None:
+            text += self._stop.finish()
+        return text, reason
