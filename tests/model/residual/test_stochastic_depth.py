@@ -61,7 +61,5 @@ def test_in_a_model_each_row_leaves_out_its_own() -> None:
 
 
 def test_a_model_with_nothing_around_its_sublayers_refuses_it() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^residual: of a sublayer that is left out nothing goes on, .* set sto"
-    ):
+    with pytest.raises(ConfigError, match=r"^residual: of a sublayer that is left out nothing goes on, .* set sto"):
         model("none", stochastic_depth=0.1)
