@@ -101,7 +101,7 @@ def train(
         corpus = prepare(asked.data, progress=watcher.preparing)
         if start is not None:
             check_vocabulary(start, corpus.tokenizer)
-        complete = asked.with_vocabulary(corpus.tokenizer.vocab_size)
+        complete = asked.with_vocabulary(corpus.tokenizer.vocab_size, corpus.classes)
         with made(directory, resume), claimed(directory):
             remove_leftovers(directory)
             if not going_on:

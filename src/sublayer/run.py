@@ -15,6 +15,7 @@ from sublayer.data.objective import OBJECTIVES
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.files import written_aside
 from sublayer.model import ModelConfig
+from sublayer.model.head import ClassHeadConfig, HeadConfig
 from sublayer.registry import load_plugin
 from sublayer.training import TrainingConfig
 from sublayer.training.device import DeviceName, DtypeName
@@ -49,6 +50,18 @@ class RunConfig(Config):
                 f"data.objective: {objective.kind_name()} {why}; choose {_either(suited)}, or model.stack: "
                 f"{_either(objective.stacks)}"
             )
+        if objective.classifies and self.model.head.by_token:
+            raise ValueError(
+                f"model.head: {objective.kind_name()} tells a class for each text, and a head over tokens tells none; "
+                "set model.head: classes"
+            )
+        if not objective.classifies and not self.model.head.by_token:
+            raise ValueError(
+                f"model.head: {objective.kind_name()} predicts tokens, and a head over classes has none; leave "
+                "model.head out, or set data.objective: classify"
+            )
+        if isinstance(head := self.model.head, ClassHeadConfig) and (stack, head.pooling) == ("decoder", "first"):
+            raise ValueError("model.head.pooling: the first token of a decoder has seen no other; choose last or mean")
         shape, longest = self.data.row_shape(), self.model.longest()
         lengths = {"data.sequence_length": self.data.sequence_length, "data.objective.target_length": shape.length}
         for name, length in lengths.items():
@@ -59,11 +72,11 @@ class RunConfig(Config):
                 )
         return self
 
-    def with_vocabulary(self, size: int) -> "RunConfig":
-        """The same with the tokenizer's vocabulary filled in.
+    def with_vocabulary(self, size: int, classes: Sequence[str] = ()) -> "RunConfig":
+        """The same with the tokenizer's vocabulary filled in, and the classes of the data where there are some.
 
         Raises:
-            ConfigError: when the model was given a smaller one.
+            ConfigError: when the model was given a smaller vocabulary, or other classes.
         """
         given = self.model.vocab_size
         if given is not None and given < size:
@@ -72,7 +85,30 @@ class RunConfig(Config):
             )
         values = {name: getattr(self, name) for name in type(self).model_fields}
         model = {name: getattr(self.model, name) for name in ModelConfig.model_fields}
-        return RunConfig(**values | {"model": ModelConfig(**model | {"vocab_size": given or size})})
+        filled = {"vocab_size": given or size, "head": _with_classes(self.model.head, classes)}
+        return RunConfig(**values | {"model": ModelConfig(**model | filled)})
+
+
+def _with_classes(head: HeadConfig, classes: Sequence[str]) -> HeadConfig:
+    """A head over classes with their names.
+
+    Raises:
+        ConfigError: when it has other ones.
+    """
+    if not classes or not isinstance(head, ClassHeadConfig):
+        return head
+    named = tuple(classes)
+    if head.classes not in ((), named):
+        raise ConfigError(
+            f"model.head.classes: they are {', '.join(head.classes)}, but those of the data are {', '.join(named)}; "
+            "set data.objective.classes to the model's, or leave model.head.classes out."
+        )
+    if head.n_classes not in (None, len(named)):
+        raise ConfigError(
+            f"model.head.n_classes: is {head.n_classes}, but the data has {len(named)} classes; leave it out, or name "
+            "all classes in data.objective.classes."
+        )
+    return head.model_copy(update={"classes": named, "n_classes": len(named)})
 
 
 def read_config(

@@ -8,6 +8,7 @@ import pytest
 
 from sublayer.api import Run
 from sublayer.cli.summary import _time, _verdicts
+from sublayer.data import DataConfig
 from sublayer.measures.baselines import Baseline
 from sublayer.measures.compression import Compression
 from sublayer.measures.score import Score
@@ -22,7 +23,7 @@ def run(bits: float, bigram: float, alone: float, primed: float, best_step: int 
         "held_out": {"notes": Score(bits * BITS, 1, 1)},
         "baselines": {"notes": Baseline(Score(bigram * BITS, 1, 1), lzma)},
         "best_step": best_step,
-        "config": SimpleNamespace(training=SimpleNamespace(steps=9)),
+        "config": SimpleNamespace(training=SimpleNamespace(steps=9), data=DataConfig()),
         "directory": Path("runs/x"),
     }
     return cast(Run, SimpleNamespace(**values))

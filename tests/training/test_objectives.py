@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from sublayer.api import load, train
-from sublayer.errors import ConfigError
+from sublayer.errors import CheckpointError, ConfigError
 from sublayer.measures.held_out import inputs_of
+from sublayer.model.head import ClassHeadConfig
 from sublayer.run import read_config
 
-from .runs import Crash, CrashAt, assert_equal_runs, tree
+from .runs import Crash, CrashAt, Notes, assert_equal_runs, tree
 
 
 def masked(notes: Path, **training: Any) -> dict[str, Any]:
@@ -40,9 +41,28 @@ def pairs(folder: Path, **training: Any) -> dict[str, Any]:
     return values
 
 
-@pytest.mark.parametrize(("objective", "step"), [(masked, 3), (masked, 5), (spans, 3), (pairs, 5)])
+def labelled(folder: Path, **training: Any) -> dict[str, Any]:
+    """Lines of letters, of the class of the letter that comes most often."""
+    folder.mkdir(exist_ok=True)
+    draw = random.Random(0)
+    rows = []
+    for number in range(400):
+        label = "abc"[number % 3]
+        letters = [label] * 6 + draw.choices("abcdef", k=4)
+        rows.append({"text": "".join(draw.sample(letters, k=10)), "label": label})
+    (folder / "lines.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = tree(folder, model={"stack": "encoder", "head": "classes"}, **training)
+    values["data"] |= {"sources": {"kind": "labelled", "path": str(folder)}, "objective": "classify"}
+    return values
+
+
+FOLDERS = {pairs: "words", labelled: "lines"}
+"""Objectives with data of their own."""
+
+
+@pytest.mark.parametrize(("objective", "step"), [(masked, 3), (masked, 5), (spans, 3), (pairs, 5), (labelled, 5)])
 def test_a_run_goes_on_bit_for_bit(notes: Path, tmp_path: Path, objective: Any, step: int) -> None:
-    values = objective(tmp_path / "words" if objective is pairs else notes)
+    values = objective(tmp_path / FOLDERS[objective] if objective in FOLDERS else notes)
     train(values, out=tmp_path / "whole")
     with pytest.raises(Crash):
         train(values, out=tmp_path / "broken", watcher=CrashAt(step))
@@ -50,11 +70,11 @@ def test_a_run_goes_on_bit_for_bit(notes: Path, tmp_path: Path, objective: Any, 
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
 
 
-@pytest.mark.parametrize("objective", [masked, spans, pairs])
+@pytest.mark.parametrize("objective", [masked, spans, pairs, labelled])
 def test_threads_and_micro_batches_change_nothing_but_rounding(notes: Path, tmp_path: Path, objective: Any) -> None:
     losses = []
     for number, options in enumerate([{"threads": 1}, {"threads": 2}, {"accumulation": 2}]):
-        values = objective(tmp_path / "words" if objective is pairs else notes, **options)
+        values = objective(tmp_path / FOLDERS[objective] if objective in FOLDERS else notes, **options)
         values["model"]["dropout"] = 0.0
         (score,) = train(values, out=tmp_path / str(number)).held_out.values()
         losses.append(score.nats)
@@ -144,6 +164,61 @@ def test_the_figures_of_span_corruption(notes: Path, tmp_path: Path) -> None:
     assert tokenizer.name(tokenizer.vocab_size - 1) == "<extra_id_99>"
 
 
+@pytest.mark.parametrize(("stack", "pooling"), [("encoder", "mean"), ("encoder", "first"), ("decoder", "last")])
+def test_a_classifier_learns_and_names_its_classes(tmp_path: Path, stack: str, pooling: str) -> None:
+    values = labelled(tmp_path / "lines", steps=80, batch_size=16, evaluate_every=80, checkpoint_every=80)
+    values["model"] |= {"stack": stack, "head": {"kind": "classes", "pooling": pooling, "hidden": True}}
+    values["training"] |= {"optimizer": {"lr": 0.01}, "baselines": True}
+    run = train(values, out=tmp_path / "run")
+    score, marginal = run.held_out["lines"], run.baselines["lines"].marginal
+    assert set(score.figures()) == {"loss", "accuracy"}
+    assert score.tokens == sum(len(batch.targets_BT) for batch in run.corpus.validation("lines", 4))
+    assert marginal is not None and marginal.accuracy is not None and marginal.accuracy < 0.6
+    assert score.accuracy is not None and score.accuracy > 0.8
+    model, _ = load(tmp_path / "run" / "best")
+    assert model.config.head == ClassHeadConfig(n_classes=3, classes=("a", "b", "c"), pooling=pooling, hidden=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["id2label"] == {"0": "a", "1": "b", "2": "c"}
+    # The config that the run leaves repeats it.
+    again = train(tmp_path / "run" / "config.yaml", out=tmp_path / "again")
+    assert again.held_out == run.held_out
+
+
+def test_a_classifier_starts_from_a_masked_encoder(notes: Path, tmp_path: Path) -> None:
+    before = train(masked(notes), out=tmp_path / "before")
+    values = labelled(tmp_path / "lines", steps=1, init_from=str(tmp_path / "before"), optimizer={"lr": 1e-9})
+    values["model"] = {"head": "classes"}
+    del values["data"]["tokenizer"]
+    watcher = Notes()
+    run = train(values, out=tmp_path / "run", watcher=watcher)
+    (told,) = (note for note in watcher.notes if "starting from" in note)
+    assert "but for the head, which is of another kind: its 51 numbers are new." in told
+    assert run.tokenizer.same_vocabulary(before.tokenizer)
+    theirs = before.model.state_dict()
+    for name, tensor in run.model.state_dict().items():
+        if not name.startswith("head."):
+            torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
+    assert run.model.config.head.by_token is False
+    # And a model of the same head is gone on with as ever.
+    again = train(
+        values | {"training": values["training"] | {"init_from": str(tmp_path / "run")}}, out=tmp_path / "more"
+    )
+    torch.testing.assert_close(again.model.state_dict(), run.model.state_dict(), rtol=0, atol=1e-6)
+    with pytest.raises(CheckpointError, match=r"training.init_from: '.*' has shape .*; set model.d_model to 16"):
+        train(values, out=tmp_path / "wider", **{"model.d_model": 32})
+
+
+def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
+    values = labelled(tmp_path / "lines")
+    values["model"]["head"] = {"kind": "classes", "classes": ["a", "b"]}
+    with pytest.raises(ConfigError, match=r"model.head.classes: they are a, b, but those of the data are a, b, c;"):
+        train(values, out=tmp_path / "run")
+    values["model"]["head"] = {"kind": "classes", "n_classes": 2}
+    with pytest.raises(ConfigError, match=r"model.head.n_classes: is 2, but the data has 3 classes; leave it out"):
+        train(values, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -157,6 +232,19 @@ def test_the_figures_of_span_corruption(notes: Path, tmp_path: Path) -> None:
                 "model.stack": "encoder_decoder",
             },
             r"data\.objective\.target_length \(64\) is longer than the model's posit",
+        ),
+        (
+            {"data.objective": {"kind": "classify", "label": "domain"}},
+            r"model\.head: classify tells a class for each text",
+        ),
+        ({"model.head": "classes"}, r"model\.head: masked predicts tokens, and a head over classes has none; leave"),
+        (
+            {
+                "data.objective": {"kind": "classify", "label": "domain"},
+                "model.stack": "decoder",
+                "model.head": {"kind": "classes", "pooling": "first"},
+            },
+            r"model\.head\.pooling: the first token of a decoder has",
         ),
         ({"model.stack": "decoder"}, r"data\.objective: masked predicts a token from both sides, .* choose causal"),
     ],

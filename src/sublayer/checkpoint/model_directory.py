@@ -19,6 +19,7 @@ from sublayer.errors import CheckpointError, ConfigError
 from sublayer.files import written_aside
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.ghost import Unbuildable, ghost
+from sublayer.model.head import ClassHeadConfig
 from sublayer.version import __version__
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
@@ -37,6 +38,7 @@ def save_description(directory: Path, config: ModelConfig, tokenizer: Tokenizer)
             "max_position_embeddings": config.max_length,
             "bos_token_id": tokenizer.end_id,
             "eos_token_id": tokenizer.end_id,
+            **_names(config),
             "model": config.tree(),
         },
     )
@@ -44,6 +46,17 @@ def save_description(directory: Path, config: ModelConfig, tokenizer: Tokenizer)
         directory / GENERATION,
         {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id, "do_sample": True, "temperature": 0.8},
     )
+
+
+def _names(config: ModelConfig) -> dict[str, Any]:
+    """The names of the classes, as Hugging Face's libraries read them."""
+    if not isinstance(config.head, ClassHeadConfig) or not config.head.classes:
+        return {}
+    classes = config.head.classes
+    return {
+        "id2label": {str(number): name for number, name in enumerate(classes)},
+        "label2id": {name: number for number, name in enumerate(classes)},
+    }
 
 
 def save_weights(directory: Path, model: Transformer) -> None:

@@ -27,7 +27,7 @@ class Figure(NamedTuple):
 
 
 FIGURES = (
-    Figure("loss", "nats/token", "{:.3f}"),
+    Figure("loss", "nats", "{:.3f}"),
     Figure("bits_per_byte", "bits/byte", "{:.3f}"),
     Figure("accuracy", "right", "{:.1%}"),
 )
@@ -77,7 +77,8 @@ def _table(run: Run) -> Table:
     for column in ("domain", "reader"):
         table.add_column(column)
     for figure in shown:
-        table.add_column(figure.column, justify="right")
+        each = f"/{_target(run)}" if figure.name == "loss" else ""
+        table.add_column(figure.column + each, justify="right")
     for domain, result in run.held_out.items():
         table.add_row(Text(domain), "this model", *_cells(result, shown), style="bold")
         baseline = run.baselines.get(domain)
@@ -97,6 +98,10 @@ def _table(run: Run) -> Table:
     return table
 
 
+def _target(run: Run) -> str:
+    return "text" if run.config.data.objective.classifies else "token"
+
+
 def _cells(score: Score, shown: Sequence[Figure]) -> list[str]:
     values = score.figures()
     return [figure.form.format(values[figure.name]) if figure.name in values else "" for figure in shown]
@@ -113,7 +118,7 @@ def _verdicts(run: Run) -> list[str]:
         for name, score in (("the bigram", baseline.bigram), (MARGINAL, baseline.marginal)):
             if score is not None:
                 margin = score.loss - result.loss
-                readers.append((margin > 0, f"{name} by {abs(margin):.2f} nats a token"))
+                readers.append((margin > 0, f"{name} by {abs(margin):.2f} nats a {_target(run)}"))
         bits = result.bits_per_byte
         if baseline.lzma is not None and bits is not None:
             readers += [

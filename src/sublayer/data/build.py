@@ -78,6 +78,11 @@ def _spool(
             told = _Told("reading", progress, source.size(), number, len(sources))
             skipped = Skipped()
             spool = Spool.write(path, _unchanged(source, skipped, stamp, fingerprint), skipped, told)
+            if any(spool.labels) and not all(spool.labels):
+                raise DataError(
+                    f"data.sources: the {source.kind_name()} source gives labels to some of its documents only; give "
+                    "each one."
+                )
             if not spool.documents:
                 raise DataError(f"data.sources: the {source.kind_name()} source holds no text; name one that does.")
         spools.append(spool)
@@ -199,19 +204,22 @@ class _Work:
         remove(directory)
         directory.mkdir()
         streams: list[TokenStream] = []
+        labels = sorted({label for spool in self._spools for label in spool.labels} - {""})
         for number, spool in enumerate(self._spools):
             writers: dict[tuple[str, Side], StreamWriter] = {}
+            numbers = [labels.index(label) for label in spool.labels] if any(spool.labels) else []
             for chunk in self._chunks:
                 if chunk.spool != number:
                     continue
                 for (domain, side), columns in self._read(chunk).items():
                     name = spool.domains[domain], side
                     if name not in writers:
-                        writers[name] = StreamWriter(directory, f"{number:04d}-{domain}-{side}.tokens", self._tokenizer)
+                        file = f"{number:04d}-{domain}-{side}.tokens"
+                        writers[name] = StreamWriter(directory, file, self._tokenizer, numbers)
                     writers[name].append(columns)
             source = number if number < n_sources else number - n_sources
             streams += [writers[domain, side].finish(source, domain, side) for domain, side in sorted(writers)]
-        write_manifest(directory, streams, self._tokenizer, skipped)
+        write_manifest(directory, streams, self._tokenizer, skipped, labels)
         return directory
 
     def _path(self, chunk: Chunk) -> Path:

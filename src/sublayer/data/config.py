@@ -58,6 +58,11 @@ class DataConfig(Config):
             self.objective.check(self.sequence_length, (*self.sources, *self.validation))
         except ValueError as error:
             raise ValueError(f"objective: {error}") from None
+        if self.row_shape().one_target and not self.isolate_documents:
+            raise ValueError(
+                f"isolate_documents: false has no effect with the objective {self.objective.kind_name()}, which reads "
+                "a single text in each row; leave it out"
+            )
         return self
 
     def row_shape(self) -> RowShape:

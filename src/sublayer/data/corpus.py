@@ -64,6 +64,7 @@ class Corpus:
         tokenizer: text to tokens and back.
         domains: the names of all domains with a validation side, sorted.
         shards: as given.
+        classes: the names of the classes, by number, where the objective tells classes.
 
     Raises:
         DataError: when there is too little text for one row of training in each source and domain, or of validation in
@@ -76,6 +77,7 @@ class Corpus:
         self.fingerprint = shards.fingerprint()
         self.shards = shards
         config.objective.check_tokenizer(self.tokenizer)
+        self.classes = config.objective.classes_in(shards)
         self._objective = config.objective.build(self.tokenizer, config.sequence_length, config.isolate_documents)
         self._training = [stream for stream in shards.streams if stream.side == "training"]
         self._validation = [stream for stream in shards.streams if stream.side == "validation"]
@@ -116,7 +118,7 @@ class Corpus:
     @property
     def n_answers(self) -> int:
         """V, how many different targets there can be."""
-        return self.tokenizer.vocab_size
+        return len(self.classes) or self.tokenizer.vocab_size
 
     @property
     def n_training_rows(self) -> int:
@@ -199,13 +201,18 @@ class Corpus:
 
     def shares(self) -> list[float]:
         """How much of training each training stream is: its source's part by weight, times its part of the source's
-        tokens; together 1."""
+        tokens, or of its rows where those have a single target each; together 1."""
+        by_rows = self.config.row_shape().one_target
+        sizes = [len(self._rows[stream.file]) if by_rows else stream.tokens for stream in self._training]
         in_source: dict[int, int] = {}
-        for stream in self._training:
-            in_source[stream.source] = in_source.get(stream.source, 0) + stream.tokens
+        for stream, size in zip(self._training, sizes, strict=True):
+            in_source[stream.source] = in_source.get(stream.source, 0) + size
         total = sum(source.weight for source in self.config.sources)
         weights = [source.weight / total for source in self.config.sources]
-        return [weights[stream.source] * stream.tokens / in_source[stream.source] for stream in self._training]
+        return [
+            weights[stream.source] * size / in_source[stream.source]
+            for stream, size in zip(self._training, sizes, strict=True)
+        ]
 
     def _streams(self, domain: str, side: Side) -> list[TokenStream]:
         streams = [stream for stream in self.shards.streams if (stream.domain, stream.side) == (domain, side)]

@@ -34,6 +34,7 @@ class Document:
         continues: this text carries on the document yielded just before, which has the same key.
         segments: in place of `text`, the stretches that make up the document, some of which are not learnt; such a
             document comes whole (`continues` is False).
+        label: the class that it is of, where the source tells one.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Document:
     held_out_key: str = ""
     continues: bool = False
     segments: tuple[Segment, ...] = ()
+    label: str = ""
 
     def __post_init__(self) -> None:
         assert not self.segments or not (self.text or self.continues), "segments stand alone"

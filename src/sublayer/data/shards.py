@@ -3,7 +3,7 @@
 `.tokens` holds the tokens.  In a stream of plain text, a document begins where the end token stands.  A stream of
 documents in segments has `.marks`, a byte for each token that says whether it is a target of the loss and whether a
 document begins with it; the end token may then stand inside a document.  `.lengths`, `.sizes`, `.hashes`, `.scored` and
-`.keys` say of each document what is told by `sublayer data`.
+`.keys` say of each document what is told by `sublayer data`, and `.labels`, where there are some, of which class it is.
 
 Shape suffixes: N tokens of a stream, D documents.
 """
@@ -50,6 +50,7 @@ class TokenStream:
         scored: how many tokens are targets of the loss.
         scored_bytes: how many bytes of text those stand for.
         file: the name of the file of tokens; those beside it have other suffixes.
+        labelled: each document has a label beside it.
     """
 
     source: int
@@ -62,12 +63,13 @@ class TokenStream:
     scored: int
     scored_bytes: int
     file: str
+    labelled: bool = False
 
     def sizes(self, token_size: int) -> dict[str, int]:
         """How large each of its files is, by suffix."""
         of_tokens, of_documents = (
             ["marks"] * self.marked,
-            ["lengths", "sizes", "hashes"] + ["scored"] * self.marked,
+            ["lengths", "sizes", "hashes"] + ["scored"] * self.marked + ["labels"] * self.labelled,
         )
         return (
             {"tokens": self.tokens * token_size}
@@ -83,13 +85,15 @@ class StreamWriter:
         directory: where the files go; there are none of them yet.
         file: the name of the one of tokens.
         tokenizer: whose ids these are.
+        numbers: by a label's place in the chunks' own list, its place among the labels of all streams.
     """
 
-    def __init__(self, directory: Path, file: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, directory: Path, file: str, tokenizer: Tokenizer, numbers: Sequence[int] = ()) -> None:
+        self._numbers = np.array(numbers, dtype=COLUMNS["labels"])
         self._path = directory / file
         self._bytes_per_token = tokenizer.bytes_per_token
         self._documents = self._tokens = self._bytes = self._scored = self._scored_bytes = 0
-        self._marked = False
+        self._marked = self._labelled = False
         self._last: dict[str, NDArray[Any]] = {}
 
     def append(self, columns: Columns) -> None:
@@ -106,6 +110,9 @@ class StreamWriter:
             scored_N = tokens_N[marks_N & SCORED > 0]
             self._scored += len(scored_N)
             self._scored_bytes += int(self._bytes_per_token[scored_N].sum())
+        if "labels" in columns:
+            self._labelled = True
+            columns["labels"] = self._numbers[columns["labels"]]
         keys = columns.pop("keys").tobytes().split(b"\n")[:-1]
         columns["keys"] = np.array(keys, dtype=object)
         # The last document is kept back, as the next chunk may hold more of it.
@@ -136,6 +143,7 @@ class StreamWriter:
             self._scored if self._marked else self._tokens - 1,  # the first of a stream has nothing before it
             self._scored_bytes if self._marked else self._bytes,
             self._path.name,
+            self._labelled,
         )
 
     def _write_last(self) -> None:
@@ -150,7 +158,11 @@ class StreamWriter:
 
 
 def write_manifest(
-    directory: Path, streams: list[TokenStream], tokenizer: Tokenizer, skipped: Sequence[Skipped]
+    directory: Path,
+    streams: list[TokenStream],
+    tokenizer: Tokenizer,
+    skipped: Sequence[Skipped],
+    labels: Sequence[str] = (),
 ) -> None:
     """Write the tokenizer, and the manifest last.
 
@@ -159,6 +171,7 @@ def write_manifest(
         streams: what there is.
         tokenizer: whose ids the tokens are.
         skipped: what each source passed by, and then each validation source.
+        labels: the names that the numbers in the files of labels stand for.
     """
     tokenizer.save(directory)
     manifest = {
@@ -167,6 +180,7 @@ def write_manifest(
         "vocab_size": tokenizer.vocab_size,
         "streams": [asdict(stream) for stream in streams],
         "skipped": [asdict(one) for one in skipped],
+        "labels": list(labels),
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -181,6 +195,7 @@ class Shards:
         tokenizer: whose ids the tokens are.
         streams: what there is.
         skipped: what each source passed by, and then each validation source.
+        labels: the names that the numbers in the files of labels stand for.
 
     Raises:
         DataError: when something is missing, damaged or cut short.
@@ -192,6 +207,7 @@ class Shards:
             manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
             self.streams = [TokenStream(**stream) for stream in manifest["streams"]]
             self.skipped = [Skipped(**skipped) for skipped in manifest["skipped"]]
+            self.labels: list[str] = manifest.get("labels", [])
             end, vocab_size = manifest["end"], manifest["vocab_size"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -215,13 +231,17 @@ class Shards:
     def fingerprint(self) -> str:
         """A text that is equal for equal tokens, however the config says it and wherever the sources lie.
 
-        Of the tokenizer, and of each stream's documents: hashes of their texts, their tokens, and how many are scored.
+        Of the tokenizer, and of each stream's documents: hashes of their texts, their tokens, how many are scored, and
+        their labels.
         """
         digest = hashlib.sha256(f"{self.tokenizer.fingerprint()} {self.tokenizer.chat_template}".encode())
         for stream in self.streams:
             digest.update(f"\0{stream.source} {stream.domain} {stream.side} {stream.documents}\0".encode())
             for column in ["hashes", "lengths"] + ["scored"] * stream.marked:
                 digest.update(self.documents(stream, column).data if stream.documents else b"")
+            if stream.labelled:
+                names = [self.labels[number] for number in self.documents(stream, "labels").tolist()]
+                digest.update("\0".join(names).encode())
         return digest.hexdigest()
 
     def tokens(self, stream: TokenStream) -> Tokens:
@@ -237,8 +257,9 @@ class Shards:
 
         Args:
             stream: one of `streams`.
-            column: `lengths` (tokens, with the one that begins it), `sizes` (bytes of text), `hashes` (of the text), or
-                where the stream has marks `scored` (tokens that are targets).
+            column: `lengths` (tokens, with the one that begins it), `sizes` (bytes of text), `hashes` (of the text),
+                where the stream has marks `scored` (tokens that are targets), or where it has labels `labels` (their
+                places in `labels`).
         """
         return self._mapped(stream, column, COLUMNS[column])
 

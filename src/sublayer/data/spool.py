@@ -33,9 +33,18 @@ AHEAD = 1 << 20
 BLOCK = 1 << 16
 """Entries of the index read at once."""
 
-ENTRY = np.dtype([("end", "<u8"), ("key_end", "<u8"), ("segment_end", "<u8"), ("number", "<u8"), ("domain", "<u4")])
+ENTRY = np.dtype(
+    [
+        ("end", "<u8"),
+        ("key_end", "<u8"),
+        ("segment_end", "<u8"),
+        ("number", "<u8"),
+        ("domain", "<u4"),
+        ("label", "<u4"),
+    ]
+)
 """One document: where its text, its key and its segments end, each beginning where those of the one before end; the
-number that decides its side; and its domain's place in the list of domains."""
+number that decides its side; and the places of its domain and its label in the lists of them."""
 
 SEGMENT = np.dtype([("end", "<u8"), ("flags", "u1")])
 """One segment: where its text ends, and what it is."""
@@ -66,6 +75,7 @@ class _Contents:
     bytes: int
     segments: int
     domains: list[str]
+    labels: list[str]
     skipped: dict[str, int] = field(default_factory=dict)
     first_skipped: dict[str, str] = field(default_factory=dict)
 
@@ -80,6 +90,7 @@ class Spool:
         documents: N.
         bytes: of text.
         domains: the names of the domains.
+        labels: the names of the labels; the empty one where documents have none.
         has_segments: whether any document comes in segments.
         skipped: what the source passed by.
 
@@ -91,6 +102,7 @@ class Spool:
         self.path = path
         contents = _Contents(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
         self.documents, self.bytes, self.domains = contents.documents, contents.bytes, contents.domains
+        self.labels = contents.labels
         self.has_segments = contents.segments > 0
         self._window = 0, b""
         self.skipped = Skipped(contents.skipped, contents.first_skipped)
@@ -126,6 +138,7 @@ class Spool:
                 writer.bytes,
                 writer.segments,
                 list(writer.domains),
+                list(writer.labels),
                 dict(skipped.counts),
                 dict(skipped.first),
             )
@@ -242,11 +255,12 @@ class _Writer:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._files = ExitStack()
-        self._entries: list[tuple[int, int, int, int, int]] = []
+        self._entries: list[tuple[int, int, int, int, int, int]] = []
         self._pending: Document | None = None
         self._key_bytes = 0
         self.documents = self.bytes = self.segments = 0
         self.domains: dict[str, int] = {}
+        self.labels: dict[str, int] = {}
 
     def __enter__(self) -> "_Writer":
         self._text, self._index, self._segments, self._keys = (
@@ -304,11 +318,12 @@ class _Writer:
         if document is None:
             return
         domain = self.domains.setdefault(document.domain, len(self.domains))
+        label = self.labels.setdefault(document.label, len(self.labels))
         key = document.key.translate(_CONTROLS).encode(errors="replace") + b"\n"
         self._keys.write(key)
         self._key_bytes += len(key)
         number = number_of(document.held_out_key or document.key)
-        self._entries.append((self.bytes, self._key_bytes, self.segments, number, domain))
+        self._entries.append((self.bytes, self._key_bytes, self.segments, number, domain, label))
         self.documents += 1
         if len(self._entries) == BLOCK:
             self._write_index()

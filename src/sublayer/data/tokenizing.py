@@ -29,10 +29,17 @@ SCORED, BEGINS = 1, 2
 
 COLUMNS = {
     name: np.dtype(kind)
-    for name, kind in {"marks": "u1", "lengths": "<u4", "scored": "<u4", "sizes": "<u8", "hashes": "<u8"}.items()
+    for name, kind in {
+        "marks": "u1",
+        "lengths": "<u4",
+        "scored": "<u4",
+        "sizes": "<u8",
+        "hashes": "<u8",
+        "labels": "<u4",
+    }.items()
 }
 """The files beside a stream's tokens: of each token its mark; of each document its tokens, those of them that are
-targets, its bytes, and a hash of its text."""
+targets, its bytes, a hash of its text, and the number of its label."""
 
 Columns = Mapping[str, NDArray[Any]]
 """Of a stream, by the suffix of its file: see `sublayer.data.shards`."""
@@ -43,12 +50,13 @@ Streams = Mapping[tuple[int, Side], Columns]
 
 class Opening(NamedTuple):
     """What is known of a document where it begins: its name, the token in front (none when it began in the chunk
-    before), its bytes and their hash."""
+    before), its bytes and their hash, and its label's place in the spool's list."""
 
     key: bytes
     head: list[int]
     size: int
     hash: int
+    label: int
 
 
 class Tokens:
@@ -56,13 +64,15 @@ class Tokens:
 
     Args:
         marked: the stream has marks.
+        labelled: its documents have labels.
     """
 
-    def __init__(self, marked: bool) -> None:
-        self._marked = marked
+    def __init__(self, marked: bool, labelled: bool) -> None:
+        self._marked, self._labelled = marked, labelled
         self._tokens, self._marks = array("I"), bytearray()
         self._lengths, self._scored = array("I"), array("I")
         self._sizes, self._hashes = array("Q"), array("Q")
+        self._labels = array("I")
         self._keys: list[bytes] = []
         self._continues = False
 
@@ -76,6 +86,7 @@ class Tokens:
             self._scored.append(0)
         self._sizes.append(opening.size)
         self._hashes.append(opening.hash)
+        self._labels.append(opening.label)
         self._keys.append(opening.key)
 
     def add(self, ids: Sequence[int], scored: bool) -> None:
@@ -96,6 +107,8 @@ class Tokens:
             "keys": np.frombuffer(b"".join(key + b"\n" for key in self._keys), dtype=np.uint8),
             "continues": np.array([self._continues]),
         }
+        if self._labelled:
+            found["labels"] = np.frombuffer(self._labels, dtype=np.uintc).astype(COLUMNS["labels"])
         if self._marked:
             found["marks"] = np.frombuffer(bytes(self._marks), dtype=COLUMNS["marks"])
             found["scored"] = np.frombuffer(self._scored, dtype=np.uintc).astype(COLUMNS["scored"])
@@ -135,7 +148,7 @@ def tokenize(
     for domain, side, opening, segment in _segments(spool, split, chunk, tokenizer.end_id):
         stream = streams.get((domain, side))
         if stream is None:
-            stream = streams[domain, side] = Tokens(spool.has_segments)
+            stream = streams[domain, side] = Tokens(spool.has_segments, any(spool.labels))
         batch.append((stream, opening, segment))
         waiting += len(segment.text)
         if waiting >= BATCH:
@@ -152,15 +165,16 @@ def _segments(
 ) -> Iterator[tuple[int, Side, Opening | None, Segment]]:
     """What is to be tokenized, in order, each with its domain and side, and where a document begins its opening."""
     places, keys = spool.places(chunk.first, chunk.last), spool.keys(chunk.first, chunk.last)
-    held_out = split.held_out(spool.entries(chunk.first, chunk.last)["number"]).tolist()
+    entries_D = spool.entries(chunk.first, chunk.last)
+    held_out, labels = split.held_out(entries_D["number"]).tolist(), entries_D["label"].tolist()
     head = [end_id] if chunk.begins else []
-    for place, key, held in zip(places, keys, held_out, strict=True):
+    for place, key, held, label in zip(places, keys, held_out, labels, strict=True):
         if chunk.side is not None:
             parts = [(chunk.side, chunk.begin, chunk.end)]
         else:
             parts = split.parts(spool, place, held)
         for side, begin, end in parts:
-            opening: Opening | None = Opening(key, head, end - begin, hash_of(spool.content(begin, end)))
+            opening: Opening | None = Opening(key, head, end - begin, hash_of(spool.content(begin, end)), label)
             if place.segment_begin < place.segment_end:
                 segments: Iterable[Segment] = spool.segments(place)
             else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sublayer.errors import ConfigError
 from sublayer.model import ModelConfig
+from sublayer.model.head import ClassHeadConfig
 from sublayer.run import RunConfig, read_config, values_of
 from sublayer.run_directory import CONFIG as RUN
 
@@ -47,13 +48,19 @@ def subject_of(source: Source, overrides: Sequence[str] | Mapping[str, Any] = ()
             raise ConfigError("vocab_size: is required to check a model alone; in a run it comes from the tokenizer.")
         return Subject(source, None)
     run = read_config(values_of(source) if isinstance(source, RunConfig) else source, overrides)
-    if run.model.vocab_size is not None:
-        return Subject(run.model, run)
-    tokenizer = run.data.tokenizer
-    size = run.data.expected_vocabulary()
+    classes = run.data.objective.named_classes()
+    if isinstance(run.model.head, ClassHeadConfig) and run.model.head.number is None and not classes:
+        raise ConfigError(
+            "model.head.n_classes: is not known before the data is read; set it to check, or name the classes in "
+            "data.objective.classes."
+        )
+    tokenizer, assumed = run.data.tokenizer, ""
+    size = run.model.vocab_size
+    if size is None:
+        size, assumed = run.data.expected_vocabulary(), f"from the {tokenizer.kind_name()} tokenizer's config"
     if size is None:
         raise ConfigError(
             f"model.vocab_size: is not known before the {tokenizer.kind_name()} tokenizer is made; set it to check."
         )
-    complete = run.with_vocabulary(size)
-    return Subject(complete.model, complete, f"from the {tokenizer.kind_name()} tokenizer's config")
+    complete = run.with_vocabulary(size, classes)
+    return Subject(complete.model, complete, assumed)

@@ -33,12 +33,21 @@ def check_vocabulary(init_from: str, tokenizer: Tokenizer) -> None:
         )
 
 
-def start_from(init_from: str, model: Transformer) -> None:
-    """Give a model the weights of a directory.
+HEAD = "head."
+"""What the names of a head's weights begin with."""
+
+
+def start_from(init_from: str, model: Transformer) -> str:
+    """Give a model the weights of a directory; a head of another kind than theirs keeps its own.
+
+    A classifier starts so from a model that predicts tokens.
 
     Args:
         init_from: a model directory.
         model: on any device; changed in place.
+
+    Returns:
+        What a person should know of it; empty when all weights are taken.
 
     Raises:
         CheckpointError: when the weights are missing or damaged, or one of them has another shape here.
@@ -50,15 +59,24 @@ def start_from(init_from: str, model: Transformer) -> None:
         theirs = load_config(directory).tree()
     except CheckpointError as error:
         raise CheckpointError(f"training.init_from: {error}") from None
+    ours, kept = model.config.tree(), {}
+    another = theirs["head"]["kind"] != ours["head"]["kind"]
+    if another:
+        kept = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(HEAD)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)} | kept
     for name in dict.fromkeys([*expected, *sorted(tensors)]):
         found = tuple(tensors[name].shape) if name in tensors else None
         wanted = expected.get(name)
         if found != wanted:
             raise CheckpointError(
                 f"training.init_from: '{name}' {_has(found)} in {directory}, and here it {_has(wanted)}; "
-                f"{_advice(theirs, model.config.tree())}."
+                f"{_advice(theirs, ours)}."
             )
     model.load_state_dict(tensors)
+    if not another:
+        return ""
+    fresh = sum(tensor.numel() for tensor in kept.values())
+    return f"starting from {directory}, but for the head, which is of another kind: its {fresh:,} numbers are new."
 
 
 def _has(shape: tuple[int, ...] | None) -> str:

@@ -89,8 +89,9 @@ def train(
     optimizer = config.optimizer.build(model)
     checkpoints = Checkpoints(directory / "checkpoints", identity, corpus.fingerprint, config.keep_checkpoints)
     progress = checkpoints.restore(model, optimizer)
+    started = ""
     if progress.step == 0 and config.init_from is not None:
-        start_from(config.init_from, model)
+        started = start_from(config.init_from, model)
     if progress.step > config.steps:
         raise ConfigError(
             f"training.steps: is {config.steps}, but the run in {directory} has done {progress.step} already; ask for "
@@ -136,7 +137,7 @@ def train(
     ):
         n_samples = config.steps * config.batch_size
         watcher.started(progress.step, config.steps, _note(model, corpus, n_samples, progress, device, dtype))
-        for warning in [*passed_by(corpus), *warnings(corpus, n_samples)]:
+        for warning in [*([started] if started else []), *passed_by(corpus), *warnings(corpus, n_samples)]:
             watcher.noticed(warning)
         model.train()
         began = last = time.monotonic()

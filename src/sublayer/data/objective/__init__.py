@@ -2,6 +2,7 @@
 
 from sublayer.data.objective.base import OBJECTIVES, Objective, ObjectiveConfig, RowShape, Stretch
 from sublayer.data.objective.causal import CausalConfig
+from sublayer.data.objective.classify import ClassifyConfig
 from sublayer.data.objective.masked import MaskedConfig
 from sublayer.data.objective.seq2seq import Seq2SeqConfig
 from sublayer.data.objective.span_corruption import SpanCorruptionConfig
@@ -9,6 +10,7 @@ from sublayer.data.objective.span_corruption import SpanCorruptionConfig
 __all__ = [
     "OBJECTIVES",
     "CausalConfig",
+    "ClassifyConfig",
     "MaskedConfig",
     "Objective",
     "ObjectiveConfig",

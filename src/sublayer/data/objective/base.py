@@ -151,6 +151,18 @@ class ObjectiveConfig(PartConfig):
             "data.sequence_length to read them whole."
         )
 
+    def named_classes(self) -> tuple[str, ...]:
+        """The names of the classes, as far as they are known before data is read."""
+        return ()
+
+    def classes_in(self, shards: "Shards") -> tuple[str, ...]:
+        """The names of the classes, by number, where the objective tells classes.
+
+        Raises:
+            DataError: when the data has other ones than it should, or fewer than two.
+        """
+        return ()
+
     @abstractmethod
     def shape(self, sequence_length: int, isolate_documents: bool) -> RowShape:
         """How large its rows are."""

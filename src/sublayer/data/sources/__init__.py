@@ -5,6 +5,7 @@ from sublayer.data.sources.chat import ChatConfig
 from sublayer.data.sources.embedded import EmbeddedConfig
 from sublayer.data.sources.hf import HfConfig
 from sublayer.data.sources.jsonl import JsonlConfig
+from sublayer.data.sources.labelled import LabelledConfig
 from sublayer.data.sources.pairs import PairsConfig
 from sublayer.data.sources.parquet import ParquetConfig
 from sublayer.data.sources.text import TextConfig
@@ -15,6 +16,7 @@ __all__ = [
     "EmbeddedConfig",
     "HfConfig",
     "JsonlConfig",
+    "LabelledConfig",
     "PairsConfig",
     "ParquetConfig",
     "SourceConfig",

@@ -18,6 +18,9 @@ class SourceConfig(PartConfig):
 
     registry: ClassVar[Registry[Any]] = SOURCES
 
+    labelled: ClassVar[bool] = False
+    """Its documents have labels."""
+
     weight: Positive = 1.0
     """How much of training comes from this source, as a share: its weight over the sum of all weights."""
 

@@ -97,13 +97,22 @@ def text_of(row: Mapping[str, Any], field: str) -> str:
     Raises:
         Damage: when there is no such field, or no text in it.
     """
+    return checked_text(value_of(row, field), f"a field '{field}' that holds no text")
+
+
+def value_of(row: Mapping[str, Any], field: str) -> Any:
+    """What a field of a row holds; as for `text_of`.
+
+    Raises:
+        Damage: when there is no such field.
+    """
     value: Any = row
     for key in [field] if field in row else field.split("."):
         if not isinstance(value, Mapping) or key not in value:
             keys = ", ".join(map(str, row)) if len(row) <= 12 else f"{', '.join(map(str, list(row)[:12]))}, …"
             raise Damage(f"no field '{field}'", f"it has: {keys}" if keys else "it is empty")
         value = value[key]
-    return checked_text(value, f"a field '{field}' that holds no text")
+    return value
 
 
 def checked_text(value: Any, otherwise: str) -> str:

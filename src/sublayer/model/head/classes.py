@@ -4,9 +4,10 @@ Shapes: B batch, T tokens, D d_model, C classes.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +33,8 @@ class ClassHeadConfig(HeadConfig):
     kind: Literal["classes"] = "classes"
     n_classes: Count | None = None
     """How many classes there are; left out, as many as the data has."""
+    classes: tuple[str, ...] = ()
+    """What they are called, by number; left out, as in the data."""
     pooling: Literal["first", "mean", "last"] = "mean"
     """What stands for the row: the hidden state of its first token, of its last (in a decoder the only one that has
     seen all), or the mean of all."""
@@ -39,6 +42,17 @@ class ClassHeadConfig(HeadConfig):
     """A square matrix and tanh before the scores, as BERT has them."""
     dropout: Probability = 0.0
     """Probability of dropping a value that the scores are made from, in training."""
+
+    @model_validator(mode="after")
+    def _as_many_as_named(self) -> Self:
+        if self.classes and self.n_classes not in (None, len(self.classes)):
+            raise ValueError(f"n_classes is {self.n_classes}, but {len(self.classes)} classes are named; leave one out")
+        return self
+
+    @property
+    def number(self) -> int | None:
+        """How many classes there are, as far as that is known."""
+        return self.n_classes or len(self.classes) or None
 
     def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
         return 0.0  # it is a row that is scored, once
@@ -52,11 +66,11 @@ class ClassHead(Head):
 
     def __init__(self, config: ClassHeadConfig, shape: StackShape) -> None:
         super().__init__()
-        if config.n_classes is None:
+        if config.number is None:
             raise ConfigError("head.n_classes: is required to build a model; in a run it comes from the data.")
         self.pooling, self.dropout = config.pooling, config.dropout
         self.hidden = nn.Linear(shape.d_model, shape.d_model) if config.hidden else None
-        self.output = nn.Linear(shape.d_model, config.n_classes)
+        self.output = nn.Linear(shape.d_model, config.number)
         self._std = shape.std(shape.d_model)
 
     def forward(self, x_BTD: Tensor, layout: Layout, embedding_VD: Tensor) -> Tensor:
