@@ -91,6 +91,16 @@ def test_the_loss_stands_for_the_one_that_is_computed(monkeypatch: pytest.Monkey
             assert stand_in == pytest.approx(real, rel=0.12), (changes, dtype)
 
 
+def test_a_convolution_s_few_tokens_beside_other_documents_are_not_looked_for() -> None:
+    """It looks at numbers for them, and goes without in a rehearsal."""
+    config, training = ModelConfig(**MODEL | {"feed_forward": "convolutional"}), TrainingConfig(batch_size=8, threads=1)
+    packed, alone = (
+        training_memory(config, training, RowShape(64, packed=packed), CPU, torch.float32).activations
+        for packed in (True, False)
+    )
+    assert memory(feed_forward="gelu").activations < alone < packed < 1.1 * alone
+
+
 def test_a_part_that_looks_at_numbers_cannot_be_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     from sublayer.model.feed_forward.gated import Gated
 
