@@ -287,6 +287,11 @@ def lively(config: ModelConfig, seed: int = 0) -> Transformer:
     return model
 
 
+def keeps_input(config: ModelConfig) -> bool:
+    """Whether what stands at a token surely reaches its logits; else sublayers may pass on next to nothing of it."""
+    return all(layer.residual.keeps_input for layer in config.resolve())
+
+
 def random_tokens(seed: int, *shape: int) -> Tensor:
     return torch.randint(0, VOCAB_SIZE, shape, generator=torch.Generator().manual_seed(seed))
 

@@ -9,6 +9,7 @@ from tests.properties.composition import (
     assert_equal_logits,
     compositions,
     keep_gradient,
+    keeps_input,
     law,
     lively,
     random_tokens,
@@ -28,7 +29,8 @@ def test_a_changed_token_changes_no_logit_before_it(composition: ModelConfig, da
     layout = Layout(document_BT=documents)
     first, second = model(before, layout).logits[0], model(after, layout).logits[0]
     assert_equal_logits(second[:t], first[:t], atol=1e-9)
-    assert not torch.allclose(second[t], first[t], atol=1e-6), "the token's own logits should have changed"
+    if keeps_input(composition):
+        assert not torch.allclose(second[t], first[t], atol=1e-6), "the token's own logits should have changed"
 
 
 @law(examples=10, composition=compositions(stack="decoder"))
@@ -39,4 +41,4 @@ def test_no_logit_has_a_gradient_from_a_later_embedding(composition: ModelConfig
     logits[0, 4].square().sum().backward()
     reached = embedded[0].grad[0].abs().sum(-1)
     assert (reached[5:] == 0).all()
-    assert reached[4] > 0
+    assert reached[4] > 0 or not keeps_input(composition)

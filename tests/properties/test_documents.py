@@ -10,6 +10,7 @@ from tests.properties.composition import (
     compositions,
     gradients,
     keep_gradient,
+    keeps_input,
     law,
     lively,
     logits_alone,
@@ -47,4 +48,4 @@ def test_no_document_has_a_gradient_from_another(composition: ModelConfig, lengt
     logits[numbers == 1].square().sum().backward()
     reached = embedded[0].grad[0].abs().sum(-1)
     assert (reached[numbers != 1] == 0).all()
-    assert (reached[numbers == 1] > 0).any()
+    assert (reached[numbers == 1] > 0).any() or not keeps_input(composition)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sublayer.model import Layout, ModelConfig, Transformer
 from sublayer.model.position import PositionConfig
-from tests.properties.composition import assert_equal_logits, compositions, law, lively, random_tokens
+from tests.properties.composition import assert_equal_logits, compositions, keeps_input, law, lively, random_tokens
 
 
 def shift_invariant(config: ModelConfig) -> bool:
@@ -49,6 +49,7 @@ def test_shifting_all_positions_changes_nothing_for_relative_encodings(
     shift=st.integers(1, 8),
 )
 def test_absolute_encodings_do_see_a_shift(composition: ModelConfig, shift: int) -> None:
+    assume(keeps_input(composition))
     model = lively(composition)
     tokens, positions = random_tokens(1, 2, 9), torch.arange(9).repeat(2, 1)
     shifted = model(tokens, Layout(positions_BT=positions + shift)).logits
@@ -64,6 +65,7 @@ def test_absolute_encodings_do_see_a_shift(composition: ModelConfig, shift: int)
     ),
 )
 def test_relative_encodings_do_see_the_order_in_an_encoder(composition: ModelConfig) -> None:
+    assume(keeps_input(composition))
     model = lively(composition)
     tokens, order = torch.arange(9)[None], torch.tensor([0, 6, 2, 3, 4, 5, 1, 7, 8])
     assert not torch.allclose(model(tokens[:, order]).logits, model(tokens).logits[:, order], atol=1e-4)
@@ -92,6 +94,7 @@ def test_without_positions_an_encoder_is_permutation_equivariant(composition: Mo
 
 @law(examples=40, composition=compositions(stack="decoder"))
 def test_a_decoder_tells_orders_apart_even_without_positions(composition: ModelConfig) -> None:
+    assume(keeps_input(composition))
     assume(any(getattr(layer.attention, "pattern", None) != "window" for layer in composition.resolve()))
     model = lively(composition)
     tokens = torch.tensor([[1, 2, 3, 4, 5], [2, 1, 3, 4, 5]])

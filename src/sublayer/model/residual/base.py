@@ -37,6 +37,9 @@ class ResidualConfig(ModelPart):
         told += ["chosen for the whole stack"] if cls.whole_stack else []
         return (*super().abilities(), *told)
 
+    keeps_input: ClassVar[bool] = True
+    """What a block reads reaches its output around the sublayers too, however little these pass on."""
+
     def gain(self, shape: StackShape) -> float | None:
         """Factor of the initial values of what a sublayer adds to the stream, in place of `depth_scaled`; or None."""
         return None

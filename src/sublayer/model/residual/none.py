@@ -17,6 +17,7 @@ class NoResidualConfig(ResidualConfig):
 
     paper: ClassVar[str] = "Dong et al. 2021, section 2"
     final_norm: ClassVar[bool] = False
+    keeps_input: ClassVar[bool] = False
 
     kind: Literal["none"] = "none"
     norm: Flag = False
