@@ -13,7 +13,13 @@ PAPERS = {
     "gpt2": 124_439_808,
     "llama": 8_030_261_248,
     "mistral": 7_241_732_096,
-    "bloom": 559_214_592 - 2 * 1024,  # less the norm behind its embeddings
+    "bloom": 559_214_592,
+    "t5-small": 60_506_624,
+    "bert-base": 109_514_298,  # with the head that predicts masked tokens
+    # Shared embeddings, six layers with one attention and six with two, biases in feed-forwards only.
+    "transformer-base": 37000 * 512
+    + 6 * (4 * 512**2 + 2 * 512 * 2048 + 2048 + 512 + 2 * 2 * 512)
+    + 6 * (8 * 512**2 + 2 * 512 * 2048 + 2048 + 512 + 3 * 2 * 512),
 }
 """Parameters of the models that their authors published."""
 

@@ -9,6 +9,7 @@ from sublayer.training import TrainingConfig
 from sublayer.training.schedule import (
     ConstantConfig,
     CosineConfig,
+    InverseSquareRootConfig,
     LinearConfig,
     ScheduleConfig,
     WarmupStableDecayConfig,
@@ -30,6 +31,15 @@ def test_cosine() -> None:
 def test_linear() -> None:
     assert factors(LinearConfig()) == pytest.approx([1 - step / STEPS for step in range(STEPS)])
     assert LinearConfig(floor=0.2).factor(50, 100) == pytest.approx(0.6)
+
+
+def test_inverse_square_root() -> None:
+    found = [InverseSquareRootConfig(warmup=16).factor(step, STEPS) for step in (0, 7, 15, 63)]
+    assert found == pytest.approx([1 / 16, 0.5, 1.0, 0.5])
+    # Equation 3: d_model^−½ · min(step^−½, step · warmup^−1.5), its highest value taken out.
+    for step in range(1, 200):
+        expected = min(step**-0.5, step * 16**-1.5) / 16**-0.5
+        assert InverseSquareRootConfig(warmup=16).factor(step - 1, 10) == pytest.approx(expected)
 
 
 def test_constant() -> None:

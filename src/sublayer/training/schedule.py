@@ -6,7 +6,7 @@ All begin with a linear warm-up from zero.  A schedule is a pure function of the
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from sublayer.config import Share, Whole
+from sublayer.config import Count, Share, Whole
 from sublayer.registry import PartConfig, Registry
 
 
@@ -86,3 +86,17 @@ class WarmupStableDecayConfig(ScheduleConfig):
     def after_warmup(self, done: float) -> float:
         left = (1 - done) / self.decay if self.decay else 1.0
         return 1.0 if left >= 1 else self.floor + (1 - self.floor) * left
+
+
+@ScheduleConfig.registry.register
+class InverseSquareRootConfig(ScheduleConfig):
+    """√(warmup/step) of the full rate, whatever the number of steps."""
+
+    paper: ClassVar[str] = "Vaswani et al. 2017, equation 3, where the full rate is (d_model·warmup)^−½"
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+    warmup: Count = 4000
+    """Steps in which the rate rises linearly from zero to its full height, and from which it falls."""
+
+    def factor(self, step: int, steps: int) -> float:
+        return min((step + 1) / self.warmup, math.sqrt(self.warmup / (step + 1)))

@@ -3,6 +3,8 @@
 Shapes: B batch, T new tokens, C tokens kept, S kept and new tokens, F channels.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -20,13 +22,20 @@ class Tail(Memory):
         max_rewind: how many more are kept, for `rewind`.
     """
 
+    holds: ClassVar[str] = "inputs of the convolution"
+
     def __init__(
         self, reach: int, max_rewind: int, batch_size: int, width: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.reach = reach
+        self.capacity = reach + max_rewind
         self.kept_BCF = torch.zeros(batch_size, reach + max_rewind, width, device=device, dtype=dtype)
         # As in the state: while no documents are told, all tokens are of number 0.
         self.document_BC: Tensor | None = None
+
+    @property
+    def token_bytes(self) -> int:
+        return self.kept_BCF.shape[2] * self.kept_BCF.itemsize
 
     def extend(self, x_BTF: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Take in the inputs at new tokens.
