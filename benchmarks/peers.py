@@ -141,6 +141,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    """The same for all."""
+    return torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+
 def n_parameters(model: nn.Module) -> int:
     """How many numbers are trained."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -10,7 +10,18 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from peers import SMALL, Loss, hugging_face, litgpt, loss_of, n_parameters, ours, seeded_tokens, x_transformers
+from peers import (
+    SMALL,
+    Loss,
+    hugging_face,
+    litgpt,
+    loss_of,
+    n_parameters,
+    optimizer_of,
+    ours,
+    seeded_tokens,
+    x_transformers,
+)
 from timing import medians, table
 from torch import nn
 
@@ -66,11 +77,6 @@ def on_cores(step: Callable[[], None], cores: int) -> Callable[[], None]:
         step()
 
     return run
-
-
-def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """The same for all."""
-    return torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
 
 def check(losses: dict[str, Loss]) -> None:
