@@ -45,6 +45,8 @@ Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=
 """A finite number above 0."""
 NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
 """A finite number of at least 0."""
+Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+"""A finite number."""
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 """A share of a whole, from 0 to 1."""
 Probability = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]

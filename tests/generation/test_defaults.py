@@ -48,3 +48,25 @@ def test_a_damaged_file_is_named(tmp_path: Path, values: Any) -> None:
 def test_an_option_that_is_wrong_is_the_callers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="top_p"):
         generation_config(written(tmp_path, {"temperature": 0.3}), top_p=2)
+
+
+def test_beams_of_the_file_and_of_the_caller(tmp_path: Path) -> None:
+    values = {"num_beams": 4, "length_penalty": 0.6, "early_stopping": True, "temperature": 0.7, "max_new_tokens": 9}
+    searched = GenerationConfig(beams=4, length_penalty=0.6, early_stopping=True, max_tokens=9)
+    drawn = GenerationConfig(temperature=0.7, max_tokens=9)
+    # A file that says both means beams, unless it says that tokens are drawn; what the caller asks for goes over it.
+    assert generation_config(written(tmp_path, values)) == searched
+    assert generation_config(tmp_path, beams=2) == searched.model_copy(update={"beams": 2})
+    assert generation_config(tmp_path, beams=1) == drawn
+    assert generation_config(tmp_path, seed=3) == drawn.model_copy(update={"seed": 3})
+    assert generation_config(written(tmp_path, values | {"do_sample": True})) == drawn
+    expected = GenerationConfig(beams=3, max_tokens=9, length_penalty=0.6, early_stopping=True)
+    assert generation_config(tmp_path, beams=3) == expected
+    # What they write without beams.
+    values = {"num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "do_sample": False}
+    assert generation_config(written(tmp_path, values)) == GenerationConfig(temperature=0)
+    assert generation_config(tmp_path, beams=2) == GenerationConfig(beams=2)
+    with pytest.raises(ConfigError, match="top_k has no effect with beams"):
+        generation_config(tmp_path, beams=2, top_k=3)
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: beams: "):
+        generation_config(written(tmp_path, {"num_beams": "four"}))

@@ -3,12 +3,13 @@
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast, overload
 
 from torch import nn
 
 from sublayer.data import Tokenizer
+from sublayer.generation.beams import search
 from sublayer.generation.config import GenerationConfig
 from sublayer.generation.decoding import decode
 from sublayer.generation.sampling import row_seeds
@@ -27,9 +28,10 @@ class Completion:
             string.
         reason: why the text ends: "end" (the model ended it), "stop" (a stop string came), "length" (max_tokens, or the
             last position the model has).
-        seed: the prompt alone with this seed gives this text again.
+        seed: the prompt alone with this seed gives this text again; None with beams, which draw nothing.
         log_probability: of all tokens drawn, in nats, as the model has it: of the tokenizer's tokens, and without
             temperature, cuts and penalty.  Not looked at when completions are compared, as it is rounded.
+        others: with beams and `n_best`, the next best.
         follows: the text goes on from the prompt; that of an encoder_decoder does not, and is the string by itself.
     """
 
@@ -37,8 +39,9 @@ class Completion:
     text: str
     token_ids: tuple[int, ...]
     reason: Reason
-    seed: int
+    seed: int | None
     log_probability: float = field(default=0.0, compare=False)
+    others: tuple["Completion", ...] = ()
     follows: bool = True
 
     def __str__(self) -> str:
@@ -98,7 +101,7 @@ def generate(
             which is answered.
         config: how text is drawn; left out, the defaults.
         on_text: told (row, text) whenever a row has more text: whole characters, nothing of a stop string.  What it is
-            told of a row joins to the completion's text.
+            told of a row joins to the completion's text.  With beams it is told all of it at the end.
         options: fields of GenerationConfig, over those of `config`.
 
     Returns:
@@ -121,23 +124,37 @@ def generate(
     else:
         prompts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
         encoded = tokenizer.encode_batch(prompts)
+    work = _searched if config.beams > 1 else _drawn
+    with _evaluating(model):
+        completions = work(model, tokenizer, prompts, encoded, config, on_text)
+    return completions[0] if single else completions
+
+
+def _drawn(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    encoded: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    on_text: Callable[[int, str], None] | None,
+) -> list[Completion]:
+    """Completions drawn token by token."""
     seeds = row_seeds(secrets.randbits(32) if config.seed is None else config.seed, len(prompts))
     texts: list[list[str]] = [[] for _ in prompts]
     tokens: list[list[int]] = [[] for _ in prompts]
-    reasons: dict[int, Reason] = {}
     log_probability = [0.0 for _ in prompts]
-    with _evaluating(model):
-        for event in decode(model, tokenizer, encoded, config, seeds):
-            tokens[event.row].append(event.token)
-            texts[event.row].append(event.text)
-            log_probability[event.row] += event.log_probability
-            if event.reason is not None:
-                reasons[event.row] = event.reason
-            if event.text and on_text is not None:
-                on_text(event.row, event.text)
-    completions = [
+    reasons: dict[int, Reason] = {}
+    for event in decode(model, tokenizer, encoded, config, seeds):
+        tokens[event.row].append(event.token)
+        texts[event.row].append(event.text)
+        log_probability[event.row] += event.log_probability
+        if event.reason is not None:
+            reasons[event.row] = event.reason
+        if event.text and on_text is not None:
+            on_text(event.row, event.text)
+    return [
         Completion(
-            prompts[row],
+            prompt,
             "".join(texts[row]),
             tuple(tokens[row]),
             reasons[row],
@@ -145,9 +162,32 @@ def generate(
             log_probability[row],
             follows=model.encoder is None,
         )
-        for row in range(len(prompts))
+        for row, prompt in enumerate(prompts)
     ]
-    return completions[0] if single else completions
+
+
+def _searched(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    encoded: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    on_text: Callable[[int, str], None] | None,
+) -> list[Completion]:
+    """The best completions that beams find."""
+    completions: dict[int, Completion] = {}
+    for row, hypotheses in search(model, tokenizer, encoded, config):
+        best, *others = [
+            Completion(
+                prompts[row], one.text, one.tokens, one.reason, None, one.log_probability, follows=model.encoder is None
+            )
+            for one in hypotheses[: config.n_best]
+            if one.reason is not None
+        ]
+        completions[row] = replace(best, others=tuple(others))
+        if best.text and on_text is not None:
+            on_text(row, best.text)
+    return [completions[row] for row in range(len(prompts))]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 from sublayer.checkpoint.model_directory import GENERATION
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.files import json_mapping
-from sublayer.generation.config import GenerationConfig
+from sublayer.generation.config import DRAWING, SEARCHING, GenerationConfig
 
 NAMES = {
     "max_new_tokens": "max_tokens",
@@ -15,6 +15,9 @@ NAMES = {
     "top_p": "top_p",
     "min_p": "min_p",
     "repetition_penalty": "repetition_penalty",
+    "num_beams": "beams",
+    "length_penalty": "length_penalty",
+    "early_stopping": "early_stopping",
 }
 """Its names, and ours; everything else in it is left to others."""
 
@@ -42,8 +45,19 @@ def generation_config(directory: Path, **options: Any) -> GenerationConfig:
         del values["top_k"]
     if found.get("do_sample") is False:
         values["temperature"] = 0.0
+    searches = values.get("beams", 1) != 1 and found.get("do_sample") is not True
     try:
-        GenerationConfig(**values)
+        GenerationConfig(**_of_one_way(values, searches))
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    return GenerationConfig(**values | options)
+    if "beams" in options:
+        searches = options["beams"] != 1
+    elif any(name in options for name in DRAWING):
+        searches = False
+    return GenerationConfig(**_of_one_way(values, searches) | options)
+
+
+def _of_one_way(values: dict[str, Any], searches: bool) -> dict[str, Any]:
+    """Those of beams or those of drawing: Hugging Face's files often hold both, of which one has no effect."""
+    other = DRAWING if searches else ("beams", *SEARCHING)
+    return {name: value for name, value in values.items() if name not in other}

@@ -1,6 +1,7 @@
 """Stop strings: a text ends before them, though they come in pieces."""
 
 from collections.abc import Sequence
+from copy import copy
 
 
 class StopStrings:
@@ -21,6 +22,10 @@ class StopStrings:
         self._longest = max(map(len, stop), default=0)
         self._kept = ""
         self.found = False
+
+    def copy(self) -> "StopStrings":
+        """Another one, which goes on from the same place."""
+        return copy(self)
 
     def push(self, text: str) -> str:
         """The text that is now known to stand before any stop string."""

@@ -1,6 +1,7 @@
 """A completion as it is written: from tokens to text, up to its end."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal
 
 from sublayer.data import Tokenizer
@@ -24,6 +25,12 @@ class Written:
         self._end_id = tokenizer.end_id
         self._stream = tokenizer.stream()
         self._stop = StopStrings(stop)
+
+    def copy(self) -> "Written":
+        """Another one, which goes on from the same place."""
+        other = copy(self)
+        other._stream, other._stop = self._stream.copy(), self._stop.copy()
+        return other
 
     def take(self, token: int) -> tuple[str, Reason | None]:
         """Go on by one token: the text that it sets free, and why it was the last one, or None."""

@@ -21,6 +21,12 @@ class Stream:
         """The text that id `index` completes; empty inside a character and for special tokens."""
         return self._decoder.decode(self._token_bytes[index])
 
+    def copy(self) -> "Stream":
+        """Another one, which goes on from the same place."""
+        other = Stream(self._token_bytes)
+        other._decoder.setstate(self._decoder.getstate())
+        return other
+
     def finish(self) -> str:
         """What is left: U+FFFD when the ids end inside a character."""
         return self._decoder.decode(b"", final=True)
