@@ -133,10 +133,10 @@ def test_every_word_and_option_has_its_meaning() -> None:
         words = {item["const"]: item["description"] for item in schema["$defs"][family]["anyOf"] if "const" in item}
         assert set(words) == set(registry.words())
         assert all(words.values())
-    window = schema["$defs"]["WindowConfig"]
+    window = schema["$defs"]["pattern.window"]
     assert "a query sees `size` tokens" in window["properties"]["size"]["description"]
     assert window["required"] == ["kind"]
-    assert schema["$defs"]["MultiHeadConfig"].get("required", []) == []  # the family's default kind
+    assert schema["$defs"]["attention.multi_head"].get("required", []) == []  # the family's default kind
 
 
 def test_a_part_of_one_s_own_is_published() -> None:

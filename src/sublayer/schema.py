@@ -59,7 +59,8 @@ def _family(registry: Registry[Any], definitions: Schema, change: bool) -> Schem
     ]
     mappings = []
     for part in registry:
-        name = f"{part.__name__}{'Change' if change else ''}"
+        # By family, as two of them may have a kind, and a class, of the same name.
+        name = f"{registry.family}.{part.kind_name()}{'.change' if change else ''}"
         definitions[name] = _mapping(part, definitions, change)
         mappings.append({"$ref": f"#/$defs/{name}"})
     null = [{"type": "null", "description": "the same as none"}] if "none" in registry else []

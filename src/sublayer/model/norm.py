@@ -96,3 +96,9 @@ class RMSNorm(nn.Module):
 
     def initial_values(self) -> Mapping[str, Rule]:
         return {"weight": Constant(1.0)}
+
+
+def normalised(norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm's output in the dtype of `x`; under autocast the norm is computed in float32, as its weights are."""
+    y: Tensor = norm(x.float() if torch.is_autocast_enabled(x.device.type) else x)
+    return y.to(x.dtype)

@@ -56,6 +56,6 @@ def _chosen(
     if example is None:
         return OWN
     position = layer.position.build(shape, layer.attention.heads())
-    change = position.prepare(example.q_BHTK, example.k_BGSK, span, example.call.scale)
+    change = position.prepare(*example.positioned, span, example.call.scale)
     kernel, why = explain(example.kernel, replace(example.call, score_change=change), example.q_BHTK)
     return KernelChoice(kernel.name, why)

@@ -120,6 +120,29 @@ class KeyValueMemory(SlotMemory):
         return k_BGSK, v_BGSK, span
 
 
+class LatentMemory(SlotMemory):
+    """What keys and values of all heads are made from: one vector a token, with the rotated key beside it.
+
+    Args:
+        reach: of the pattern.
+        width: of both together.
+    """
+
+    holds: ClassVar[str] = "latents and rotated keys"
+
+    def __init__(
+        self,
+        reach: Reach,
+        batch_size: int,
+        width: int,
+        max_length: int,
+        max_rewind: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(reach, batch_size, ((1, width),), max_length, max_rewind, device, dtype)
+
+
 class SourceMemory(Memory):
     """The keys and values of a source, which are computed once.
 

@@ -19,8 +19,10 @@ from sublayer.model.attention.pattern.full import FullConfig
 from sublayer.model.attention.projection import BiasChoice, Biases
 from sublayer.model.attention.qk_norm import NoQkNormConfig, QkNormChoice
 from sublayer.model.attention.score import ScoreChange
+from sublayer.model.attention.sizes import heads_of
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.layout import Layout, Span
+from sublayer.model.norm import normalised
 from sublayer.model.part import Direction, Heads, Split, StackShape
 from sublayer.model.position.base import PositionConfig
 from sublayer.model.report import EMPTY, Report
@@ -73,18 +75,7 @@ class MultiHeadConfig(AttentionConfig):
     """How attention is computed; `auto` takes the fastest that carries the composition."""
 
     def filled(self, shape: StackShape) -> Self:
-        n_heads, d_head = self.n_heads, self.d_head
-        if n_heads is None:
-            width = d_head or (64 if shape.d_model % 64 == 0 else shape.d_model)
-            if shape.d_model % width:
-                raise ValueError(f"d_head ({width}) does not divide d_model ({shape.d_model}); set n_heads as well")
-            n_heads = shape.d_model // width
-        if d_head is None:
-            if shape.d_model % n_heads:
-                raise ValueError(
-                    f"n_heads ({n_heads}) does not divide d_model ({shape.d_model}); choose a divisor or set d_head too"
-                )
-            d_head = shape.d_model // n_heads
+        n_heads, d_head = heads_of(shape.d_model, self.n_heads, self.d_head)
         n_kv_heads = self.n_kv_heads or n_heads
         if n_heads % n_kv_heads:
             raise ValueError(
@@ -138,7 +129,8 @@ class MultiHeadConfig(AttentionConfig):
             dropout=self.dropout if like.requires_grad else 0.0,
         )
         q_BHTK = like.expand(1, self.n_heads, n_queries, self.d_head)
-        return Example(self.kernel, call, q_BHTK, like.expand(1, self.n_kv_heads, n_keys, self.d_head))
+        k_BGSK = like.expand(1, self.n_kv_heads, n_keys, self.d_head)
+        return Example(self.kernel, call, q_BHTK, (q_BHTK, k_BGSK))
 
     def build(self, shape: StackShape, layer: int = 0, cross: bool = False) -> "MultiHead":
         return CrossMultiHead(self, shape) if cross else MultiHead(self, shape)
@@ -194,8 +186,7 @@ class MultiHead(Sublayer):
             return self._heads(x_BTE)
         shape = x_BTE.shape
         x = x_BTE.view(*shape[:-1], -1, self.d_head) if self.config.qk_norm.divided else x_BTE
-        normed: Tensor = norm(x)
-        return self._heads(normed.to(x_BTE.dtype).view(shape))  # under autocast, norms give float32
+        return self._heads(normalised(norm, x).view(shape))
 
     def _call(self, q_BHTK: Tensor, span: Span, change: ScoreChange | None, context: Context) -> Attention:
         sink_H = self.sink if self.config.sink != "off_by_one" else q_BHTK.new_zeros(self.n_heads)

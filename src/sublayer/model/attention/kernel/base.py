@@ -58,13 +58,14 @@ class Example:
     Attributes:
         kernel: the name in the config.
         call: without a score change.
-        q_BHTK, k_BGSK: what the position is asked to change the scores of.
+        q_BHTK: the queries.
+        positioned: the queries and keys that the position is asked about.
     """
 
     kernel: KernelName
     call: Attention
     q_BHTK: Tensor
-    k_BGSK: Tensor
+    positioned: tuple[Tensor, Tensor]
 
 
 def is_cpu_step(q_BHTK: Tensor) -> bool:

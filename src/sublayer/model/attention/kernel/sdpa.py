@@ -16,7 +16,9 @@ class Sdpa:
     """`torch.nn.functional.scaled_dot_product_attention`: any pattern and score change, as a dense mask if need be.
 
     For a single query, PyTorch's kernel for CPUs takes three to eight times as long in bfloat16 as in float32, so a
-    decoding step is computed in float32.
+    decoding step is computed in float32.  Where query heads share keys, such a step is faster with those heads as the
+    queries of one.  For values wider or narrower than keys it would fall back to plain products, so the narrower ones
+    are filled up with zeros (benchmarks/attention.py).
     """
 
     name = "sdpa"
@@ -39,19 +41,31 @@ class Sdpa:
         mask = None if causal else self._mask(call)
         if call.sink_H is not None:
             k_BGSK, v_BGSK, mask = _with_sink(k_BGSK, v_BGSK, mask, call.sink_H)
+        n_rows, n_heads, n_queries, width = q_BHTK.shape
+        n_kv_heads, value_width = k_BGSK.shape[1], v_BGSK.shape[-1]
         # Autocast would round the mask to bfloat16, and with it the distances in a score change.
         with without_autocast(q_BHTK):
             q = q_BHTK.float() if is_cpu_step(q_BHTK) else q_BHTK
+            k, v = k_BGSK.to(q.dtype), v_BGSK.to(q.dtype)
+            if width != value_width:
+                q, k, v = (F.pad(x, (0, max(width, value_width) - x.shape[-1])) for x in (q, k, v))
+            alone = n_queries == 1 and n_heads != n_kv_heads
+            if alone:
+                q = q.reshape(n_rows, n_kv_heads, -1, q.shape[-1])
+                if mask is not None and mask.shape[1] > 1:
+                    mask = mask.reshape(mask.shape[0], n_kv_heads, -1, mask.shape[-1])
             out = F.scaled_dot_product_attention(
                 q,
-                k_BGSK.to(q.dtype),
-                v_BGSK.to(q.dtype),
+                k,
+                v,
                 attn_mask=mask if mask is None or mask.dtype == torch.bool else mask.to(_mask_dtype(q)),
                 dropout_p=call.dropout,
-                is_causal=causal,
+                is_causal=causal and not alone,
                 scale=call.scale,
-                enable_gqa=q_BHTK.shape[1] != k_BGSK.shape[1],
+                enable_gqa=n_heads != n_kv_heads and not alone,
             )
+            out = out.view(n_rows, n_heads, 1, -1) if alone else out
+            out = out if width <= value_width else out[..., :value_width]
         return Attended(out.to(q_BHTK.dtype))
 
     def _mask(self, call: Attention) -> Tensor | None:
