@@ -21,7 +21,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     # unknown kinds, with a suggestion where one is near
     (
         {"position": "rotaryy"},
-        r"position: 'rotaryy' is not a position; did you mean 'rotary'\? choose from: alibi, learned, none, rope",
+        r"position: 'rotaryy' is not a position; did you mean 'rotary'\? choose from: alibi, cope, ",
     ),
     ({"position": {"kind": "ropee"}}, r"position: 'ropee' is not a position; did you mean 'rope'\? choose from: alibi"),
     ({"attention": "multi-head"}, r"attention: 'multi-head' is not an attention; did you mean 'multi_head'\?"),
@@ -153,7 +153,13 @@ def test_configs_are_frozen(name: str) -> None:
 def test_a_tree_holds_every_default_in_plain_values_and_builds_the_same_config() -> None:
     config = ModelConfig(position="rope", layers=[{"attention": {"pattern": "full"}}])
     tree = json.loads(json.dumps(config.tree()))
-    assert tree["position"] == {"kind": "rope", "theta": 10000.0, "layout": "half", "fraction": 1.0}
+    assert tree["position"] == {
+        "kind": "rope",
+        "theta": 10000.0,
+        "layout": "half",
+        "fraction": 1.0,
+        "scaling": {"kind": "none"},
+    }
     assert tree["layers"] == [{"attention": {"pattern": "full"}}]
     assert tree["attention"]["pattern"] == {"kind": "full"}
     assert ModelConfig.parse(tree) == config

@@ -91,6 +91,7 @@ class Registry(Generic[P]):
         self.family = family
         self.default_kind = default_kind
         self._parts: dict[str, type[P]] = {}
+        self._described = False
         Registry.families[family] = self
 
     def register(self, part: type[P]) -> type[P]:
@@ -188,7 +189,13 @@ class Registry(Generic[P]):
             )
 
         def json_schema(_schema: Any, handler: Any) -> dict[str, Any]:
-            kinds = [handler(part.__pydantic_core_schema__) for part in self]
+            if self._described:  # by a part that holds another of its own family, which is described around it
+                return {"enum": sorted(self.words()), FAMILY: self.family}
+            self._described = True
+            try:
+                kinds = [handler(part.__pydantic_core_schema__) for part in self]
+            finally:
+                self._described = False
             return {"anyOf": [{"enum": sorted(self.words())}, *kinds], FAMILY: self.family}
 
         return GetPydanticSchema(schema, json_schema)

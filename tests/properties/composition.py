@@ -278,8 +278,11 @@ def as_yaml(config: ModelConfig) -> str:
 
 
 def lively(config: ModelConfig, seed: int = 0) -> Transformer:
-    """The model in float64, with its constants (biases of 0, scales of 1) disturbed, so that all of them count."""
-    model = Transformer(config, seed).double()
+    """The model in float64, with its constants (biases of 0, scales of 1) disturbed, so that all of them count.
+
+    In evaluation, as parts may be random in training by what they are and not by a probability that is 0 here.
+    """
+    model = Transformer(config, seed).double().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -54,6 +54,7 @@ class LayerCost:
         pattern: which keys a query sees.
         source_flops: forward FLOPs that a token of the source costs here, in a cross-attention.
         across_flops: forward FLOPs that a query and a token of the source cost.
+        fixed_flops: of `pair_flops`, those of products with numbers that have no gradient.
     """
 
     config: LayerConfig
@@ -65,6 +66,7 @@ class LayerCost:
     pattern: Pattern
     source_flops: float = 0.0
     across_flops: int = 0
+    fixed_flops: int = 0
 
     def keys(self, length: int, pairs: Pairs) -> float:
         """Keys that a query of a document of this length meets, on average."""
@@ -108,7 +110,10 @@ class ModelCost:
 
     def training_flops(self, length: int, pairs: Pairs = "all", source_length: int = 0) -> float:
         """FLOPs a token of a forward and a backward pass; as `forward_flops`."""
-        return (1 + BACKWARD) * self.forward_flops(length, pairs, source_length)
+        fixed = _fixed_flops(self.layers, length, pairs)
+        if source_length:
+            fixed += _fixed_flops(self.encoder_layers, source_length, pairs) * source_length / length
+        return (1 + BACKWARD) * self.forward_flops(length, pairs, source_length) - fixed
 
     def decoding_flops(self, length: int, source_length: int = 0) -> float:
         """FLOPs of decoding one token that is the `length`th of its text: every key in the caches is met."""
@@ -120,11 +125,23 @@ class ModelCost:
 
 def _stack_flops(layers: Sequence[LayerCost], length: int, pairs: Pairs) -> float:
     """FLOPs a token of a forward pass through layers."""
-    keys: dict[str, float] = {}  # patterns that print alike are alike
+    keys = _keys(layers, length, pairs)
+    return sum(layer.token_flops + layer.pair_flops * keys[str(layer.pattern)] for layer in layers)
+
+
+def _fixed_flops(layers: Sequence[LayerCost], length: int, pairs: Pairs) -> float:
+    """FLOPs a token that a backward pass through layers does without."""
+    keys = _keys(layers, length, pairs)
+    return sum(layer.fixed_flops * keys[str(layer.pattern)] for layer in layers)
+
+
+def _keys(layers: Sequence[LayerCost], length: int, pairs: Pairs) -> dict[str, float]:
+    """Keys that a query meets, by the pattern's name: patterns that print alike are alike."""
+    keys: dict[str, float] = {}
     for layer in layers:
         if str(layer.pattern) not in keys:
             keys[str(layer.pattern)] = layer.keys(length, pairs)
-    return sum(layer.token_flops + layer.pair_flops * keys[str(layer.pattern)] for layer in layers)
+    return keys
 
 
 def cost(model: Transformer) -> ModelCost:
@@ -178,6 +195,7 @@ def _layer_cost(stack: Stack, number: int, layer: LayerConfig, shape: StackShape
         token_flops=by_itself + layer.position.query_flops(shape, heads) - source_flops,
         pair_flops=layer.attention.pair_flops() + by_position,
         decoding_pair_flops=layer.attention.decoding_pair_flops() + by_position,
+        fixed_flops=layer.position.fixed_flops(heads),
         pattern=layer.attention.seen(shape.direction),
         source_flops=source_flops,
         across_flops=0 if across is None else across.pair_flops(),

@@ -26,6 +26,17 @@ class Normal:
 
 
 @dataclass(frozen=True)
+class Uniform:
+    """Independent draws from everywhere between two numbers alike."""
+
+    low: float
+    high: float
+
+    def values(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return self.low + torch.rand(like.shape, generator=generator) * (self.high - self.low)
+
+
+@dataclass(frozen=True)
 class Constant:
     """The same value everywhere."""
 
@@ -45,7 +56,7 @@ class Each:
         return torch.tensor(self.numbers)
 
 
-Rule = Normal | Constant | Each
+Rule = Normal | Uniform | Constant | Each
 
 
 @runtime_checkable

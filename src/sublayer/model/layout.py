@@ -154,10 +154,12 @@ class Span:
 
     @classmethod
     def within(cls, layout: Layout, plain: bool) -> Self:
-        """Every token of a resolved layout as query and as key."""
+        """Every token of a resolved layout as query and as key; what is remembered of one is of both."""
         positions, document = layout.positions_BT, layout.document_BT
         assert positions is not None
-        return cls(positions, positions, document, document, layout.valid_BT, whole=True, aligned=plain)
+        return cls(
+            positions, positions, document, document, layout.valid_BT, whole=True, aligned=plain, _memo=layout._memo
+        )
 
     @classmethod
     def across(cls, layout: Layout, source: Layout) -> Self:

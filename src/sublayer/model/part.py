@@ -51,10 +51,18 @@ class Heads:
     Attributes:
         count: how many maps of scores there are.
         width: of the query and key features that may be rotated, by head.
+        scored: of all query and key features, whose products are the scores, by head; left out, `width`.
+        valued: of the values, by head; left out, `width`.
     """
 
     count: int
     width: int
+    scored: int = 0
+    valued: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("scored", "valued"):
+            object.__setattr__(self, name, getattr(self, name) or self.width)
 
 
 @dataclass(frozen=True)

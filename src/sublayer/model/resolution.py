@@ -108,7 +108,7 @@ class _Layer:
         self._refuse_what_is_the_stack_s(layer)
         refused = "position"
         try:
-            layer.position.check(self.shape, layer.attention.heads())
+            layer.position.check(self.shape, layer.attention.heads(), layer.attention.seen(self.shape.direction))
             refused = "attention"
             layer.attention.check(layer.position)
         except ValueError as error:

@@ -157,7 +157,8 @@ class Layers:
             cache_exact=config.cache_exact(shape),
             parameters=layer.parameters,
             active=layer.active,
-            training_flops=(1 + BACKWARD) * (layer.token_flops + layer.pair_flops * length + of_source),
+            training_flops=(1 + BACKWARD) * (layer.token_flops + layer.pair_flops * length + of_source)
+            - layer.fixed_flops * length,
             decoding_flops=decoding_flops,
             keeps=keeps,
         )

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from sublayer.model.attention.kernel import KERNELS, Attention
+from sublayer.model.attention.pattern.base import Causal
 from sublayer.model.layout import Span
 from sublayer.model.position.alibi import Alibi, slopes
 
@@ -43,3 +45,17 @@ def test_neighbouring_far_keys_keep_different_biases() -> None:
     assert bias.dtype == torch.float32
     assert len(bias[0, 0, 0, -64:].unique()) == 64
     assert len(bias[0, 7, 0, :64].unique()) == 64
+
+
+def test_recency_in_one_layer_is_primacy_in_many() -> None:
+    """Attention by distance alone, at slope 1/2, rolled out over layers (Wu et al. 2025, theorem 4.5)."""
+    positions = torch.arange(64)[None]
+    span, nothing = Span(positions, positions), torch.zeros(1, 8, 64, 4, dtype=torch.float64)
+    change = Alibi(8).prepare(nothing, nothing, span, 1.0)
+    call = Attention(Causal(), span, 1.0, change, want_weights=True)
+    weights = KERNELS["reference"](nothing, nothing, nothing, call).weights_BHTS[0, 0]
+    reached = {layers: torch.linalg.matrix_power(weights, layers)[-1] for layers in (1, 32, 64)}
+    mean = {layers: float(row @ positions[0].double()) for layers, row in reached.items()}
+    assert mean[1] == pytest.approx(61.5, abs=0.05)
+    assert mean[32] == pytest.approx(14.5, abs=0.05)
+    assert reached[64][0].item() == pytest.approx(0.988, abs=5e-4)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
 
 
@@ -43,3 +44,11 @@ def test_decoding_is_exact_up_to_max_length_and_refused_beyond() -> None:
     assert model.init_state(1, 10).max_length == 10
     with pytest.raises(ValueError, match=r"max_length is 11, but the model's positions end at 10"):
         model.init_state(1, 11)
+
+
+def test_a_table_may_be_longer_than_texts_are_and_not_shorter() -> None:
+    longer = config(position={"kind": "learned", "n_positions": 12})
+    assert Transformer(longer).positions[0].weight.shape == (12, 8)
+    assert longer.longest() == 12
+    with pytest.raises(ConfigError, match=r"n_positions \(9\) is below max_length \(10\)"):
+        config(position={"kind": "learned", "n_positions": 9})

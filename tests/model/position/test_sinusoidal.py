@@ -41,6 +41,16 @@ def test_the_product_of_two_positions_depends_on_their_distance_alone() -> None:
     assert products[0, 0] - products[0, 7] > 1
 
 
+def test_the_product_of_two_positions_is_a_sum_of_cosines_of_their_distance() -> None:
+    """PE(p)·PE(p + k) = Σ_i cos(k·θ^(−2i/d)), at every p."""
+    vectors = encoding(32, amplitude=1.0).vectors(torch.arange(1000)).double()
+    for distance in (0, 1, 13, 400):
+        expected = sum(math.cos(distance / 10000 ** (2 * i / 32)) for i in range(16))
+        for position in (0, 5, 599):
+            product = vectors[position] @ vectors[position + distance]
+            assert product.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_far_positions_are_exact() -> None:
     """The angle of position 100,000 is computed in float64: in float32 it would be off by up to 0.004."""
     vector = encoding(8, amplitude=1.0).vectors(torch.tensor([100_003]))[0]
@@ -51,7 +61,7 @@ def test_added_it_shifts_each_token_s_vector_by_its_position_s() -> None:
     x = torch.randn(2, 5, 8)
     position = encoding(8)
     y = position.embed(x, Layout(positions_BT=torch.tensor([[0, 1, 2, 3, 4], [7, 7, 0, 0, 9]])))
-    assert torch.allclose(y[1, 4] - x[1, 4], position.vectors(torch.tensor(9)))
+    assert torch.allclose(y[1, 4] - x[1, 4], position.vectors(torch.tensor(9)), atol=1e-6)
     assert torch.allclose(y[0] - x[0], position.vectors(torch.arange(5)), atol=1e-6)
 
 

@@ -1,6 +1,21 @@
 """Position encodings, one a file."""
 
-from sublayer.model.position import alibi, learned, none, rope, scaling, sinusoidal, t5
+from sublayer.model.position import (
+    alibi,
+    cope,
+    fire,
+    kerple,
+    learned,
+    learned_bias,
+    none,
+    randomized,
+    rope,
+    scaling,
+    shaw,
+    sinusoidal,
+    t5,
+    transformer_xl,
+)
 from sublayer.model.position.base import Position, PositionChoice, PositionConfig
 
 __all__ = [
@@ -8,10 +23,17 @@ __all__ = [
     "PositionChoice",
     "PositionConfig",
     "alibi",
+    "cope",
+    "fire",
+    "kerple",
     "learned",
+    "learned_bias",
     "none",
+    "randomized",
     "rope",
     "scaling",
+    "shaw",
     "sinusoidal",
     "t5",
+    "transformer_xl",
 ]

@@ -1,9 +1,11 @@
 """What a position encoding is: up to three places in which it acts, each defaulting to nothing."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
+from sublayer.model.attention.pattern.base import Pattern
 from sublayer.model.attention.score import ScoreChange
 from sublayer.model.layout import Layout, Span
 from sublayer.model.part import Heads, ModelPart, StackShape
@@ -30,17 +32,23 @@ class PositionConfig(ModelPart):
 
     @classmethod
     def abilities(cls) -> tuple[str, ...]:
-        told = ["shift-invariant"] if cls.shift_invariant else []
-        told += ["acts on the embeddings"] if cls.embeds else []
-        told += [] if cls.shared else ["one for each layer"]
+        # What a kind decides by its options is told by none of the two.
+        told = ["shift-invariant"] if cls.shift_invariant is True else []
+        told += ["acts on the embeddings"] if cls.embeds is True else []
+        told += ["one for each layer"] if cls.shared is False else []
         return (*super().abilities(), *told)
 
     def d_token(self, shape: StackShape) -> int:
         """Width of the token embedding: d_model, less what is concatenated to it."""
         return shape.d_model
 
-    def check(self, shape: StackShape, heads: Heads) -> None:
-        """Refuse an attention, already filled in, that this encoding cannot serve.
+    def check(self, shape: StackShape, heads: Heads, seen: Pattern) -> None:
+        """Refuse an attention that this encoding, already filled in, cannot serve.
+
+        Args:
+            shape: of the stack.
+            heads: of the attention.
+            seen: which keys its queries see.
 
         Raises:
             ValueError: in one sentence, with what to change.
@@ -50,12 +58,19 @@ class PositionConfig(ModelPart):
         """How many positions can be told apart from one another; None when they do not end."""
         return None
 
+    def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
+        return 0.0  # what is looked up is free, and products are with queries and keys
+
     def query_flops(self, shape: StackShape, heads: Heads) -> int:
-        """FLOPs that it adds for a query in the forward pass, in all heads, beside those of its weights."""
+        """FLOPs that it adds for a query in the forward pass, in all heads."""
         return 0
 
     def pair_flops(self, heads: Heads) -> int:
         """FLOPs that it adds for a query and a key in the forward pass, in all heads; an addition is not counted."""
+        return 0
+
+    def fixed_flops(self, heads: Heads) -> int:
+        """Of `pair_flops`, those of products with numbers that are not trained and so have one gradient, not two."""
         return 0
 
     def build(self, shape: StackShape, heads: Heads) -> "Position":

@@ -1,6 +1,5 @@
 """What the encodings that act on the embeddings share: being added to the token's vector, or standing beside it."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -36,9 +35,6 @@ class EmbeddedPositionConfig(PositionConfig):
                 f"d_position ({width}) leaves no width for the token in d_model ({shape.d_model}); choose a smaller one"
             )
         return self.model_copy(update={"d_position": width})
-
-    def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
-        return 0.0  # a table is looked up
 
     def d_token(self, shape: StackShape) -> int:
         if self.combine == "add":

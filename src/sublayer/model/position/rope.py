@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sublayer.config import Positive
+from sublayer.model.attention.pattern.base import Pattern
 from sublayer.model.layout import Layout
 from sublayer.model.part import Heads, StackShape
 from sublayer.model.position.base import Position, PositionConfig
@@ -41,7 +42,7 @@ class RopeConfig(PositionConfig):
         """How many features of a head are rotated."""
         return int(d_head * self.fraction)
 
-    def check(self, shape: StackShape, heads: Heads) -> None:
+    def check(self, shape: StackShape, heads: Heads, seen: Pattern) -> None:
         d_head = heads.width
         width = self.width(d_head)
         if width < 2 or width % 2:

@@ -58,9 +58,6 @@ class T5Config(PositionConfig):
         """How many distances have a bucket each, in one direction."""
         return self.n_buckets // (4 if self.bidirectional else 2)
 
-    def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
-        return 0.0  # a table is looked up
-
     def build(self, shape: StackShape, heads: Heads) -> "T5":
         return T5(self, shape, heads.count)
 

@@ -37,11 +37,12 @@ class HyperConnectionsConfig(ResidualConfig):
     """Let the mixing depend on the token as well, and not on learned numbers alone."""
 
     def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
-        # Of each sublayer: the mixtures of all streams, and the dynamic numbers of each stream.
+        # Of each sublayer: the mixtures of all streams, which are no products of matrices of one stream alone, and
+        # the dynamic numbers of each.
         n = self.streams
         width = max(shape[-1] for name, shape in weights.items() if name.startswith("norms."))
         n_sublayers = sum(name.endswith(".write_N") for name in weights)
-        return n_sublayers * 2 * n * width * ((n + 1) + self.dynamic * (n + 2))
+        return n_sublayers * 2 * n * width * ((n + 1) * (n > 1) + self.dynamic * (n + 2))
 
     def build(self, shape: StackShape, norm: NormConfig, n_sublayers: int, layer: int) -> "HyperConnections":
         return HyperConnections(self, shape, norm, n_sublayers, layer)
