@@ -50,19 +50,11 @@ class Heads:
 
     Attributes:
         count: how many maps of scores there are.
-        width: of the query and key features that may be rotated, by head.
-        scored: of all query and key features, whose products are the scores, by head; left out, `width`.
-        valued: of the values, by head; left out, `width`.
+        width: of the queries and keys that the position is given, by head; of values too where it may change them.
     """
 
     count: int
     width: int
-    scored: int = 0
-    valued: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("scored", "valued"):
-            object.__setattr__(self, name, getattr(self, name) or self.width)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from transformers.models.xlnet.modeling_xlnet import XLNetModel, XLNetRelativeAt
 
 from sublayer.errors import ConfigError
 from sublayer.model import ModelConfig
-from sublayer.model.attention.pattern.base import Everything
 from sublayer.model.layout import Layout, Span
 from sublayer.model.part import Heads, StackShape
 from sublayer.model.position.transformer_xl import TransformerXl, TransformerXlConfig
@@ -85,9 +84,3 @@ def test_the_width_is_even() -> None:
     assert TransformerXlConfig().filled(StackShape("decoder", 15, 1, 64)).d_position == 14
     with pytest.raises(ConfigError, match="their width is 5; choose an even d_position"):
         ModelConfig(d_model=16, attention={"n_heads": 2}, position={"kind": "transformer_xl", "d_position": 5})
-
-
-def test_an_attention_whose_queries_cannot_be_biased_whole_is_refused() -> None:
-    shape = StackShape("decoder", 16, n_layers=1, max_length=64)
-    with pytest.raises(ValueError, match=r"lets 4 of 12 features be changed by position"):
-        TransformerXlConfig().filled(shape).check(shape, Heads(2, 4, scored=12), Everything())

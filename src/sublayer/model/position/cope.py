@@ -42,10 +42,10 @@ class CopeConfig(PositionConfig):
             )
 
     def query_flops(self, shape: StackShape, heads: Heads) -> int:
-        return 2 * heads.count * heads.scored * self.n_positions
+        return 2 * heads.count * heads.width * self.n_positions
 
     def pair_flops(self, heads: Heads) -> int:
-        return 2 * heads.count * heads.scored
+        return 2 * heads.count * heads.width
 
     def build(self, shape: StackShape, heads: Heads) -> "Cope":
         return Cope(self, heads)
@@ -60,7 +60,7 @@ class Cope(Position):
 
     def __init__(self, config: CopeConfig, heads: Heads) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.n_positions, heads.scored))
+        self.weight = nn.Parameter(torch.empty(config.n_positions, heads.width))
 
     def prepare(self, q_BHTK: Tensor, k_BGSK: Tensor, span: Span, scale: float) -> "CopeChange":
         return CopeChange(self, q_BHTK, k_BGSK, scale)

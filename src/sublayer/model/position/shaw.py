@@ -42,7 +42,7 @@ class ShawConfig(PositionConfig):
 
     def query_flops(self, shape: StackShape, heads: Heads) -> int:
         rows = Offsets(self.max_distance, shape.direction).n_rows
-        return 2 * heads.count * rows * (heads.scored + (heads.valued if self.to_values else 0))
+        return 2 * heads.count * rows * heads.width * (1 + self.to_values)
 
     def build(self, shape: StackShape, heads: Heads) -> "Shaw":
         return Shaw(self, shape, heads)
@@ -55,8 +55,8 @@ class Shaw(Position):
         super().__init__()
         self.offsets = Offsets(config.max_distance, shape.direction)
         tables = heads.count if config.by_head else 1
-        self.keys = nn.Parameter(torch.empty(tables, self.offsets.n_rows, heads.scored))
-        self.values = nn.Parameter(torch.empty(tables, self.offsets.n_rows, heads.valued)) if config.to_values else None
+        self.keys = nn.Parameter(torch.empty(tables, self.offsets.n_rows, heads.width))
+        self.values = nn.Parameter(torch.empty(tables, self.offsets.n_rows, heads.width)) if config.to_values else None
         self._std = shape.initialisation.embedding_std
 
     def prepare(self, q_BHTK: Tensor, k_BGSK: Tensor, span: Span, scale: float) -> "ShawChange":

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from sublayer.config import Count, Positive
-from sublayer.model.attention.pattern.base import Pattern
 from sublayer.model.attention.score import ScoreChange
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.layout import Layout, Span
@@ -40,15 +39,8 @@ class TransformerXlConfig(PositionConfig):
             raise ValueError(f"sinusoids come in pairs, but their width is {width}; choose an even d_position")
         return self.model_copy(update={"d_position": width})
 
-    def check(self, shape: StackShape, heads: Heads, seen: Pattern) -> None:
-        if heads.scored != heads.width:
-            raise ValueError(
-                f"transformer_xl biases whole queries, but this attention lets {heads.width} of {heads.scored} "
-                "features be changed by position; choose another position or attention"
-            )
-
     def query_flops(self, shape: StackShape, heads: Heads) -> int:
-        return 2 * heads.count * heads.scored * self._width
+        return 2 * heads.count * heads.width * self._width
 
     def pair_flops(self, heads: Heads) -> int:
         return 2 * heads.count * self._width
@@ -75,9 +67,9 @@ class TransformerXl(Position):
         super().__init__()
         assert config.d_position is not None
         self.width, self.theta = config.d_position, config.theta
-        self.u = nn.Parameter(torch.empty(heads.count, heads.scored))
-        self.v = nn.Parameter(torch.empty(heads.count, heads.scored))
-        self.relative = nn.Parameter(torch.empty(heads.count, heads.scored, self.width))
+        self.u = nn.Parameter(torch.empty(heads.count, heads.width))
+        self.v = nn.Parameter(torch.empty(heads.count, heads.width))
+        self.relative = nn.Parameter(torch.empty(heads.count, heads.width, self.width))
         self._std = shape.std(self.width)
 
     def rotate(self, q_BHTK: Tensor, k_BHTK: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
