@@ -44,3 +44,28 @@ def test_a_model_that_writes_no_text_is_refused(tmp_path: Path, fails: Fails) ->
     ):
         save_model(tmp_path / name, Transformer(config(**options)), TOKENIZER)
         assert message in fails("generate", tmp_path / name, "a")
+
+
+def test_beams(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--max-tokens", "5", "--dtype", "float32", "--beams", "4", "--length-penalty", "0.6"]
+    model, tokenizer = load(pair)
+    best = generate(
+        model, tokenizer, "one", max_tokens=5, beams=4, length_penalty=0.6, early_stopping="never", n_best=3
+    )
+    asked += ["--early-stopping", "never"]
+    assert run(capsys, "generate", pair, "one", *asked) == f"{best.text}\n"
+    shown = run(capsys, "generate", pair, "one", *asked, "--n-best", "3")
+    assert shown == "".join(f"{one.log_probability:.2f} nats\none\n{one.text}\n" for one in (best, *best.others))
+    assert f"\none\n{best.text}\n" in run(capsys, "generate", pair, "one", "two", *asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--beams", "2", "--seed", "1"], "seed has no effect with beams"),
+        (["--length-penalty", "1.5"], "length_penalty has no effect without beams"),
+        (["--early-stopping", "soon"], "--early-stopping: must be true, false or never, not 'soon'"),
+    ],
+)
+def test_options_without_effect_are_refused(options: list[str], message: str, pair: Path, fails: Fails) -> None:
+    assert message in fails("generate", pair, "one", *options)

@@ -31,7 +31,7 @@ class Letters:
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
-    def stream(self) -> Stream:
+    def stream(self, special: bool) -> Stream:
         return Stream([b"", *(bytes([ord("a") + index]) for index in range(self.vocab_size - 1))])
 
 

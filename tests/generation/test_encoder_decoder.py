@@ -100,3 +100,28 @@ def test_log_probabilities_are_those_of_a_full_pass() -> None:
         logits = model(ids[:, :-1], source=torch.tensor([TOKENIZER.encode(one.prompt)])).logits
         expected = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).sum()
         assert one.log_probability == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_special_tokens_are_read_and_written_by_name_when_asked_for() -> None:
+    tokenizer = TOKENIZER.with_special(["<extra_id_0>", "<extra_id_1>"])
+    first, second = (tokenizer.special_id([f"<extra_id_{number}>"]) for number in (0, 1))
+    model = Transformer(config(**PAIR, vocab_size=tokenizer.vocab_size, head={"bias": True}), seed=3)
+    read: list[list[int]] = []
+    encode = model.encode
+    model.encode = lambda source, want=(): (read.append(source.tokens_BS[0].tolist()), encode(source, want))[1]
+    with torch.no_grad():
+        model.head.bias.zero_()
+        model.head.bias[second] = 100.0
+    prompt = "a<extra_id_0>b<|endoftext|>"
+    for options in ({"temperature": 0}, {"beams": 2}):
+        plain = generate(model, tokenizer, prompt, max_tokens=2, **options)
+        named = generate(model, tokenizer, prompt, max_tokens=2, special_tokens=True, **options)
+        assert (plain.text, named.text) == ("", "<extra_id_1>" * 2)
+        assert plain.token_ids == named.token_ids == (second, second)
+        assert generate(model, tokenizer, "", stop="id_1", special_tokens=True, **options).text == "<extra_"
+        assert read[-3] == tokenizer.encode(prompt)
+        assert len(read[-3]) == 1 + len(prompt)
+        assert read[-2] == [END, *TOKENIZER.encode("a")[1:], first, *TOKENIZER.encode("b")[1:], END]
+    with torch.no_grad():
+        model.head.bias[END] = 200.0
+    assert generate(model, tokenizer, prompt, temperature=0, special_tokens=True).text == ""

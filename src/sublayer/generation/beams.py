@@ -159,7 +159,7 @@ def search(
     begun = begin(model, tokenizer, prompts, config)
     state, logits_NV, seen_NV = begun.state, begun.logits_BV, begun.seen_BV
     searches = [
-        Search(row, config, n_left, Written(tokenizer, n_left, config.stop)) for row, n_left in enumerate(begun.n_left)
+        Search(row, config, n_left, Written(tokenizer, n_left, config)) for row, n_left in enumerate(begun.n_left)
     ]
     while True:
         table = _candidates(logits_NV, seen_NV, config)

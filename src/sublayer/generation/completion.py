@@ -123,7 +123,7 @@ def generate(
         prompts = [tokenizer.decode(encoded[0])]
     else:
         prompts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
-        encoded = tokenizer.encode_batch(prompts)
+        encoded = tokenizer.encode_batch(prompts, special=config.special_tokens)
     work = _searched if config.beams > 1 else _drawn
     with _evaluating(model):
         completions = work(model, tokenizer, prompts, encoded, config, on_text)

@@ -38,6 +38,9 @@ class GenerationConfig(Config):
     2019, section 4.1); 1: no penalty."""
     stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)] = ()
     """Texts before which a completion ends; they are not part of it."""
+    special_tokens: Flag = False
+    """Read the names of special tokens in prompts as these tokens, and write those that come, but for the end token:
+    `<extra_id_0>`, as a model of span corruption needs them."""
     seed: Whole | None = None
     """Of the draws; null: a new one each time, which the completion names, so that it can be had again."""
     beams: Count = 1

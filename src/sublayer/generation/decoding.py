@@ -79,7 +79,7 @@ def decode(
     begun = begin(model, tokenizer, prompts, config)
     state, logits_BV, seen_BV = begun.state, begun.logits_BV, begun.seen_BV
     rows = [
-        _Row(number, Written(tokenizer, n_left, config.stop), np.random.default_rng(seed))
+        _Row(number, Written(tokenizer, n_left, config), np.random.default_rng(seed))
         for number, (n_left, seed) in enumerate(zip(begun.n_left, seeds, strict=True))
     ]
     while True:

@@ -1,10 +1,10 @@
 """A completion as it is written: from tokens to text, up to its end."""
 
-from collections.abc import Sequence
 from copy import copy
 from typing import Literal
 
 from sublayer.data import Tokenizer
+from sublayer.generation.config import GenerationConfig
 from sublayer.generation.stop import StopStrings
 
 Reason = Literal["end", "stop", "length"]
@@ -17,14 +17,14 @@ class Written:
     Args:
         tokenizer: the model's.
         n_left: tokens that may be written at most.
-        stop: texts before which it ends.
+        config: before which texts it ends, and whether special tokens are written.
     """
 
-    def __init__(self, tokenizer: Tokenizer, n_left: int, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, n_left: int, config: GenerationConfig) -> None:
         self._n_left = n_left
         self._end_id = tokenizer.end_id
-        self._stream = tokenizer.stream()
-        self._stop = StopStrings(stop)
+        self._stream = tokenizer.stream(config.special_tokens)
+        self._stop = StopStrings(config.stop)
 
     def copy(self) -> "Written":
         """Another one, which goes on from the same place."""

@@ -63,7 +63,6 @@ class Tokenizer:
         core.no_padding()
         core.no_truncation()
         self._core = core
-        self._reading_special: tokenizers.Tokenizer | None = None
         self._template_ids: dict[str, list[int]] = {}
         self._settings = dict(settings or {})
         self.chat_template: str | None = chat_template_in(self._settings)
@@ -78,6 +77,10 @@ class Tokenizer:
         """A faster way to encode much text on one core; None where the tokenizer splits text as it does not."""
         return Words(self._core) if splits_as_gpt2(self._core) else None
 
+    @cached_property
+    def _reading_special(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self._core.to_str())
+
     def encode(self, text: str, start: bool = True) -> list[int]:
         """The ids of one text.
 
@@ -90,12 +93,13 @@ class Tokenizer:
         """
         return self.encode_batch([text], start)[0]
 
-    def encode_batch(self, texts: Sequence[str], start: bool = True) -> list[list[int]]:
-        """`encode` for several texts at once, on all cores."""
+    def encode_batch(self, texts: Sequence[str], start: bool = True, special: bool = False) -> list[list[int]]:
+        """`encode` for several texts at once, on all cores; with `special`, names of special tokens stand for them."""
         for text in texts:
             _refuse_surrogates(text)
         head = [self.end_id] if start else []
-        return [head + encoding.ids for encoding in self._core.encode_batch_fast(texts, add_special_tokens=False)]
+        core = self._reading_special if special else self._core
+        return [head + encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[list[int]]:
         """The ids of each segment, tokenized by itself, on all cores.
@@ -143,8 +147,6 @@ class Tokenizer:
             return [self.end_id]
         if text not in self._template_ids:
             _refuse_surrogates(text)
-            if self._reading_special is None:
-                self._reading_special = tokenizers.Tokenizer.from_str(self._core.to_str())
             if len(self._template_ids) >= MOST_REMEMBERED:
                 self._template_ids.clear()
             self._template_ids[text] = self._reading_special.encode(text, add_special_tokens=False).ids
@@ -154,9 +156,21 @@ class Tokenizer:
         """What the vocabulary calls an id, such as `<|endoftext|>`."""
         return self._core.id_to_token(index) or f"<{index}>"
 
-    def stream(self) -> Stream:
-        """A decoder to feed one id at a time, which never gives out half a character."""
-        return Stream(self._bytes)
+    def stream(self, special: bool = False) -> Stream:
+        """A decoder to feed one id at a time, which never gives out half a character.
+
+        Args:
+            special: give out the names of special tokens too, but for the one that ends a document.
+        """
+        return Stream(self._bytes_and_names if special else self._bytes)
+
+    @cached_property
+    def _bytes_and_names(self) -> list[bytes]:
+        table = list(self._bytes)
+        for index, token in self._core.get_added_tokens_decoder().items():
+            if token.special and index != self.end_id:
+                table[index] = token.content.encode()
+        return table
 
     def has_any(self, names: Sequence[str]) -> bool:
         """Whether there is a token of one of these names."""
