@@ -17,7 +17,7 @@ from sublayer.lazy import names_of
 from sublayer.version import __version__
 
 if TYPE_CHECKING:
-    from sublayer.api import generate, load, train
+    from sublayer.api import classify, fill_masks, generate, load, train
     from sublayer.data import DataConfig
     from sublayer.model import Layout, ModelConfig, Transformer
     from sublayer.preflight import Check, check
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sublayer.training import TrainingConfig
 
 _HOME = {
+    "classify": "api",
+    "fill_masks": "api",
     "generate": "api",
     "load": "api",
     "train": "api",
@@ -55,6 +57,8 @@ __all__ = [
     "Transformer",
     "__version__",
     "check",
+    "classify",
+    "fill_masks",
     "generate",
     "load",
     "register",

@@ -1,4 +1,4 @@
-"""The public face in Python: train, load, generate."""
+"""The public face in Python: train, load, generate, classify, fill."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from sublayer.data import Corpus, Tokenizer, prepare
 from sublayer.data.tokenizer import FileConfig
 from sublayer.errors import CheckpointError
 from sublayer.files import remove_leftovers, written_aside
-from sublayer.generation import Completion, GenerationConfig, generate
+from sublayer.generation import Classification, Completion, Filled, GenerationConfig, classify, fill_masks, generate
 from sublayer.measures.baselines import Baseline, Later, baselines_of
 from sublayer.measures.score import Score
 from sublayer.model import Transformer
@@ -192,4 +192,15 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-__all__ = ["Completion", "GenerationConfig", "Run", "generate", "load", "train"]
+__all__ = [
+    "Classification",
+    "Completion",
+    "Filled",
+    "GenerationConfig",
+    "Run",
+    "classify",
+    "fill_masks",
+    "generate",
+    "load",
+    "train",
+]

@@ -1,10 +1,11 @@
-"""`sublayer generate` with the models that go on from no prompt."""
+"""`sublayer generate` with beams and with models that go on from no prompt; `sublayer classify` and `sublayer fill`."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from sublayer.api import generate, load
+from sublayer.api import classify, fill_masks, generate, load
 from sublayer.checkpoint import save_model
 from sublayer.model import Transformer
 from tests.generation.models import PAIR, TOKENIZER, config
@@ -35,7 +36,11 @@ def test_an_encoder_decoder_shows_its_own_text_alone(pair: Path, capsys: pytest.
 
 def test_a_model_that_writes_no_text_is_refused(tmp_path: Path, fails: Fails) -> None:
     for name, options, message in (
-        ("encoder", {"stack": "encoder"}, "stack: an encoder does not generate text"),
+        (
+            "encoder",
+            {"stack": "encoder"},
+            "stack: an encoder goes on from no text, but fills the gaps of one (sublayer fill)",
+        ),
         (
             "classes",
             {"head": {"kind": "classes", "n_classes": 2}, "tied_embeddings": True},
@@ -69,3 +74,31 @@ def test_beams(pair: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_options_without_effect_are_refused(options: list[str], message: str, pair: Path, fails: Fails) -> None:
     assert message in fails("generate", pair, "one", *options)
+
+
+def test_a_classifier_names_classes(tmp_path: Path, fails: Fails, capsys: pytest.CaptureFixture[str]) -> None:
+    head = {"kind": "classes", "classes": ["code", "prose"]}
+    save_model(tmp_path / "run", Transformer(config(stack="encoder", head=head, tied_embeddings=True)), TOKENIZER)
+    model, tokenizer = load(tmp_path / "run")
+    texts = ["def f(x):", "It was a dark night."]
+    expected = classify(model, tokenizer, texts)
+    shown = run(capsys, "classify", tmp_path / "run", *texts, "--dtype", "float32")
+    for one, line in zip(expected, shown.splitlines()[1:], strict=True):
+        assert line.rstrip().split(maxsplit=2) == [one.name, f"{one.probabilities[one.name]:.1%}", one.text]
+    told = json.loads(run(capsys, "classify", tmp_path / "run", *texts, "--json", "--dtype", "float32"))
+    assert [(row["text"], row["class"]) for row in told] == [(one.text, one.name) for one in expected]
+    assert list(told[0]["probabilities"]) == ["code", "prose"]
+    assert "--device: there is no 'gpu'" in fails("classify", tmp_path / "run", "a", "--device", "gpu")
+    assert "stack: gaps are filled by an encoder" in fails("fill", tmp_path / "run", "a[MASK]")
+
+
+def test_an_encoder_fills_gaps(tmp_path: Path, fails: Fails, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = TOKENIZER.with_special(["<mask>"])
+    encoder = Transformer(config(stack="encoder", vocab_size=tokenizer.vocab_size))
+    save_model(tmp_path / "run", encoder, tokenizer)
+    shown = run(capsys, "fill", tmp_path / "run", "a[MASK]b<mask>", "--n-best", "2", "--dtype", "float32").splitlines()
+    filled = fill_masks(encoder.eval(), tokenizer, "a[MASK]b<mask>", 2)
+    assert "\n".join(shown[:-2]) == filled.text
+    assert [line.count(" · ") for line in shown[-2:]] == [1, 1]
+    assert f"{filled.gaps[0][0].probability:.1%}" in shown[-2]
+    assert "head: a head over tokens tells no classes" in fails("classify", tmp_path / "run", "a")

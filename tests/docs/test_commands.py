@@ -23,6 +23,7 @@ PAGES = (
     "docs/quickstart.md",
     "docs/configuration.md",
     "docs/data.md",
+    "docs/generation.md",
     "docs/check.md",
     "docs/parts.md",
     "docs/architecture.md",
@@ -84,8 +85,9 @@ def own_data(folder: Path) -> None:
     (folder / "web.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines.encode()))
     (folder / "validation.jsonl").write_text(lines)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "books.parquet")
-    shutil.copy(ROOT / "docs/examples/chat.jsonl", folder)
-    for name in ("mix.yaml", "instruct.yaml"):
+    for name in ("chat.jsonl", "numbers.jsonl"):
+        shutil.copy(ROOT / "docs/examples" / name, folder)
+    for name in ("mix.yaml", "instruct.yaml", "numbers.yaml"):
         values = yaml.safe_load((ROOT / "docs/examples" / name).read_text(encoding="utf-8"))
         values["training"] |= {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "evaluate_every": 2}
         if "model" in values:

@@ -260,7 +260,7 @@ def test_a_prompt_beyond_the_last_position_is_refused() -> None:
 def test_an_encoder_is_refused() -> None:
     model = Transformer(config(stack="encoder"))
     with pytest.raises(
-        ConfigError, match=r"^stack: an encoder does not generate text; .*decoder or stack: encoder_decoder\.$"
+        ConfigError, match=r"^stack: an encoder goes on from no text, but .*stack: decoder or encoder_decoder\.$"
     ):
         generate(model, TOKENIZER, "a")
 

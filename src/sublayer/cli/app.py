@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from sublayer.cli.check import check
+from sublayer.cli.classify import classify
 from sublayer.cli.data import data
+from sublayer.cli.fill import fill
 from sublayer.cli.generate import generate
 from sublayer.cli.parts import parts
 from sublayer.cli.schema import schema
@@ -31,6 +33,8 @@ app = typer.Typer(
 )
 app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(generate)
+app.command(rich_help_panel="Models")(classify)
+app.command(rich_help_panel="Models")(fill)
 app.command(rich_help_panel="Choices")(check)
 app.command(rich_help_panel="Choices")(parts)
 app.command(rich_help_panel="Choices")(schema)

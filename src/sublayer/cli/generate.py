@@ -1,17 +1,18 @@
 """`sublayer generate`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sublayer.cli.opened import Device, Directory, Dtype, Plugins
+
 OWN = "the model's own, or %s"
-DRAWING, BEAMS, MODEL = "Drawing", "Beams", "Model"
+DRAWING, BEAMS = "Drawing", "Beams"
 STOPPING = {"true": True, "false": False, "never": "never"}
 
 
 def generate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run, or any model directory.")],
+    directory: Directory,
     prompts: Annotated[
         list[str] | None,
         typer.Argument(metavar="PROMPT …", help="What to go on from; several make a batch.", show_default=False),
@@ -87,38 +88,22 @@ def generate(
         int | None,
         typer.Option(min=1, help="Show this many of the best texts.", show_default="1", rich_help_panel=BEAMS),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MODEL)] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="Of the weights: auto, float32 or bfloat16; auto is bfloat16 where that is fast.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto",
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(help="A Python file that registers parts of your own.", rich_help_panel=MODEL),
-    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    plugin: Plugins = None,
 ) -> None:
     """Let a trained model go on from a prompt, or answer a question; an encoder-decoder makes a text of the prompt.
 
     Where neither an option nor the model's generation_config.json says how, text is drawn at temperature 0.8.
     """
-    from typing import get_args
-
     from rich.console import Console
 
     from sublayer.api import generate as generate_text
-    from sublayer.api import load
-    from sublayer.config import suggest
+    from sublayer.cli.opened import check_names, opened
     from sublayer.errors import ConfigError
     from sublayer.generation import generation_config
-    from sublayer.registry import load_plugin
-    from sublayer.training.device import DeviceName, DtypeName, choose_device
 
-    for option, value, known in (("device", device, DeviceName), ("dtype", dtype, DtypeName)):
-        if value not in get_args(known):
-            raise ConfigError(f"--{option}: there is no '{value}'; {suggest(value, list(get_args(known)))}.")
+    check_names(device, dtype)
     if early_stopping is not None and early_stopping not in STOPPING:
         raise ConfigError(f"--early-stopping: must be true, false or never, not '{early_stopping}'.")
     if (chat is None) == (not prompts):
@@ -142,9 +127,7 @@ def generate(
         "early_stopping": None if early_stopping is None else STOPPING[early_stopping],
         "n_best": n_best,
     }
-    for path in plugin or []:
-        load_plugin(path)
-    model, tokenizer = load(directory, choose_device(device), dtype)  # type: ignore[arg-type]
+    model, tokenizer = opened(directory, device, dtype, plugin)
     model.pack()
     config = generation_config(directory, **{name: value for name, value in given.items() if value is not None})
     console = Console(soft_wrap=True, highlight=False, markup=False)

@@ -1,17 +1,15 @@
 """Prompts to completions."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, overload
-
-from torch import nn
 
 from sublayer.data import Tokenizer
 from sublayer.generation.beams import search
 from sublayer.generation.config import GenerationConfig
 from sublayer.generation.decoding import decode
+from sublayer.generation.evaluating import evaluating
 from sublayer.generation.sampling import row_seeds
 from sublayer.generation.written import Reason
 from sublayer.model import Transformer
@@ -125,7 +123,7 @@ def generate(
         prompts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
         encoded = tokenizer.encode_batch(prompts, special=config.special_tokens)
     work = _searched if config.beams > 1 else _drawn
-    with _evaluating(model):
+    with evaluating(model):
         completions = work(model, tokenizer, prompts, encoded, config, on_text)
     return completions[0] if single else completions
 
@@ -188,15 +186,3 @@ def _searched(
         if best.text and on_text is not None:
             on_text(row, best.text)
     return [completions[row] for row in range(len(prompts))]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

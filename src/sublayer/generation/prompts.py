@@ -55,17 +55,17 @@ def begin(
     read = [list(prompt) or [start] for prompt in prompts]
     source = None
     if model.encoder is None:
-        _check_lengths(read, limit, model.config)
+        check_lengths(read, limit, model.config)
         begun = read
     else:
-        _check_lengths(read, model.config.longest(), model.config)
-        source = Source(*_batch(read, start, device))
+        check_lengths(read, model.config.longest(), model.config)
+        source = Source(*batch(read, start, device))
         begun = [[start]] * len(read)
     # The last token drawn is never read, so it needs no position of its own.
     n_left = [config.max_tokens if limit is None else min(config.max_tokens, limit + 1 - len(ids)) for ids in begun]
     capacity = max(len(ids) + left - 1 for ids, left in zip(begun, n_left, strict=True))
     state = model.init_state(len(begun), capacity)
-    tokens_BT, layout = _batch(begun, start, device)
+    tokens_BT, layout = batch(begun, start, device)
     last_B = torch.tensor([len(ids) for ids in begun], device=device) - 1
     logits = model(tokens_BT, layout, source=source, state=state, logits_at=last_B).logits
     seen_BV = _seen(tokens_BT, tokenizer) if config.repetition_penalty != 1 else None
@@ -79,13 +79,21 @@ def usable(logits: Tensor | None, tokenizer: Tokenizer) -> Tensor:
         RunError: when they are not numbers.
     """
     assert logits is not None
-    logits_BV = logits[:, -1, : tokenizer.vocab_size]
+    return finite(logits[:, -1, : tokenizer.vocab_size])
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Logits [..., V] as they are.
+
+    Raises:
+        RunError: when they are not numbers.
+    """
     # One look at the largest finds NaN and infinity alike; −∞ is a legal way to forbid a token.
-    if not bool(logits_BV.amax(-1).isfinite().all()):
+    if not bool(logits.amax(-1).isfinite().all()):
         raise RunError(
             "the model's logits are not finite numbers, so its weights are damaged or its training diverged."
         )
-    return logits_BV
+    return logits
 
 
 def _check(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
@@ -94,24 +102,33 @@ def _check(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
         raise ConfigError(f"head: a head over {config.head.kind_name()} writes no text; use a model with head: tokens.")
     if config.stack == "encoder":
         raise ConfigError(
-            "stack: an encoder does not generate text; use a model with stack: decoder or stack: encoder_decoder."
+            "stack: an encoder goes on from no text, but fills the gaps of one (sublayer fill); to generate, use a "
+            "model with stack: decoder or encoder_decoder."
         )
     exact = config.cache_exact()
     if exact.reason:
         raise ConfigError(f"the model cannot generate token by token: {exact.reason.rstrip('.')}; choose other parts.")
+    check_vocabulary(config, tokenizer)
+    return exact.length
+
+
+def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer with tokens that the model has not."""
     if config.vocab_size is not None and tokenizer.vocab_size > config.vocab_size:
         raise DataError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model only {config.vocab_size}; "
             "use the one that the model was trained with."
         )
-    return exact.length
 
 
-def _check_lengths(prompts: list[list[int]], limit: int | None, config: ModelConfig) -> None:
+def check_lengths(
+    prompts: Sequence[Sequence[int]], limit: int | None, config: ModelConfig, word: str = "prompt"
+) -> None:
+    """Refuse prompts (or what `word` says that they are) of more tokens than a limit that a part of the model sets."""
     number = next((number for number, ids in enumerate(prompts) if limit is not None and len(ids) > limit), None)
     if number is None:
         return
-    which = "the prompt" if len(prompts) == 1 else f"prompt {number + 1} of {len(prompts)}"
+    which = f"the {word}" if len(prompts) == 1 else f"{word} {number + 1} of {len(prompts)}"
     name = next(
         f"{part.kind_name()} {part.registry.family}"
         for layer in config.all_layers()
@@ -126,7 +143,7 @@ def _longest(part: object, config: ModelConfig) -> int | None:
     return part.longest(config.shape) if isinstance(part, PositionConfig) else None
 
 
-def _batch(rows: list[list[int]], filler: int, device: torch.device) -> tuple[Tensor, Layout]:
+def batch(rows: list[list[int]], filler: int, device: torch.device) -> tuple[Tensor, Layout]:
     """Token ids as one tensor [B, T], filled up at their end, and its layout."""
     lengths = [len(ids) for ids in rows]
     tokens_BT = torch.tensor([ids + [filler] * (max(lengths) - len(ids)) for ids in rows], device=device)
