@@ -99,7 +99,9 @@ def finite(logits: Tensor) -> Tensor:
 def _check(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
     """How many positions a decoder has, None for no limit; refuses a model that writes no text."""
     if not config.head.by_token:
-        raise ConfigError(f"head: a head over {config.head.kind_name()} writes no text; use a model with head: tokens.")
+        raise ConfigError(
+            f"head: a head over {config.head.kind_name()} writes no text, but tells the class of one (sublayer classify)."
+        )
     if config.stack == "encoder":
         raise ConfigError(
             "stack: an encoder goes on from no text, but fills the gaps of one (sublayer fill); to generate, use a "
