@@ -43,6 +43,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "schedule": {"kind": "linear", "warmup": 1},
         "clip_norm": None,
     },
+    "randomized positions": {
+        "model": {"n_layers": 2, "position": {"kind": "randomized", "position": "transformer_xl"}},
+        "accumulation": 2,
+    },
 }
 
 

@@ -44,6 +44,10 @@ class FireConfig(PositionConfig):
     def shared(self) -> bool:  # type: ignore[override]  # of the class, unless it says otherwise
         return self.all_layers
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        return (*super().abilities(), "one for each layer, or for all")
+
     def filled(self, shape: StackShape) -> Self:
         return self.model_copy(update={"threshold": self.threshold or shape.max_length / 4})
 

@@ -31,6 +31,10 @@ class RandomizedConfig(PositionConfig):
 
     # What is asked of the encoding is asked of the one inside.
 
+    @classmethod
+    def abilities(cls) -> tuple[str, ...]:
+        return ("those of the encoding inside",)
+
     @property
     def embeds(self) -> bool:  # type: ignore[override]
         return self.position.embeds
