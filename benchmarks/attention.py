@@ -3,8 +3,9 @@
     python benchmarks/attention.py [cores]
 
 On one core, as each thread of a training step has it, or on as many as are asked for.  Then one thread's share of a
-step of the default run, forward and backward.  Prints ratios of medians: above 1, `dense` is the faster.  Last, a
-decoding step over a cache in bfloat16: PyTorch's fused kernel as it is, over each of the two.
+step of the default run, forward and backward.  Prints ratios of medians: above 1, `dense` is the faster.  Then a
+decoding step over a cache in bfloat16: PyTorch's fused kernel as it is, over each of the two.  Last, values wider or
+narrower than keys, as in latent and differential attention, forward and backward: again the fused kernel over each.
 """
 
 import sys
@@ -24,6 +25,7 @@ from sublayer.training.device import autocast
 from sublayer.training.loop import shares
 
 STEPS = ((1, 12, 12, 64), (1, 12, 12, 512), (1, 12, 12, 2048), (8, 12, 12, 256), (8, 12, 12, 2048), (8, 12, 4, 2048))
+WIDTHS = ((4, 6, 256, 96, 64), (2, 6, 1024, 96, 64), (4, 6, 256, 32, 64), (2, 6, 1024, 32, 64))
 SHAPES = ((4, 2, 256, 64), (8, 6, 256, 32), (4, 8, 512, 64), (2, 8, 1024, 64))
 
 
@@ -56,6 +58,24 @@ def step_ratios(batch: int, n_heads: int, n_kv_heads: int, length: int) -> dict[
     ways["fused"] = lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=n_heads != n_kv_heads)
     with torch.inference_mode():
         times = medians(ways, rounds=60)
+    return {name: times["fused"] / times[name] for name in ("sdpa", "dense")}
+
+
+def width_ratios(
+    batch: int, n_heads: int, length: int, width: int, value_width: int, dtype: torch.dtype
+) -> dict[str, float]:
+    """Median time of PyTorch's fused kernel over that of each kernel, for values of another width than keys."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(batch, n_heads, length, size, generator=generator).to(dtype).requires_grad_()
+        for size in (width, width, value_width)
+    )
+    call = Attention(Causal(), Span.within(Layout().resolved(length, torch.device("cpu")), plain=True), width**-0.5)
+    ways = {
+        name: lambda name=name: KERNELS[name](q, k, v, call).out_BHTK.sum().backward() for name in ("sdpa", "dense")
+    }
+    ways["fused"] = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
+    times = medians(ways)
     return {name: times["fused"] / times[name] for name in ("sdpa", "dense")}
 
 
@@ -95,6 +115,13 @@ def main() -> None:
     for step in STEPS:
         ratios = step_ratios(*step)
         print(f"{'×'.join(map(str, step)):>16}  {ratios['sdpa']:9.2f}  {ratios['dense']:9.2f}")
+    print(
+        f"{'B×H×T×K×V':>16}  {'sdpa':>9}  {'dense':>9}   time of the fused kernel / time of each, float32 and bfloat16"
+    )
+    for widths in WIDTHS:
+        for dtype in (torch.float32, torch.bfloat16):
+            ratios = width_ratios(*widths, dtype)
+            print(f"{'×'.join(map(str, widths)):>16}  {ratios['sdpa']:9.2f}  {ratios['dense']:9.2f}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from sublayer.config import Config, Count, Flag, Probability, suggest
-from sublayer.model.attention import latent, multi_head  # noqa: F401  (an attention is registered by its import)
+from sublayer.model.attention import differential, latent, multi_head  # noqa: F401  (an attention is registered by its import)
 from sublayer.model.attention.base import AttentionChoice
 from sublayer.model.embedding import EmbeddingConfig
 from sublayer.model.feed_forward import FeedForwardChoice, gated

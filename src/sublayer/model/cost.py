@@ -187,15 +187,16 @@ def _layer_cost(stack: Stack, number: int, layer: LayerConfig, shape: StackShape
     heads = layer.attention.heads()
     n_parameters = sum(math.prod(size) for _, module in parts for size in _shapes(module).values())
     by_itself = sum(part.token_flops(_shapes(module)) for part, module in [*parts, *shared])
-    by_position = layer.position.pair_flops(heads)
+    maps = layer.attention.maps
+    by_position = maps * layer.position.pair_flops(heads)
     return LayerCost(
         config=layer,
         parameters=n_parameters,
         active=round(sum(_active(part, _shapes(module)) for part, module in parts)),
-        token_flops=by_itself + layer.position.query_flops(shape, heads) - source_flops,
+        token_flops=by_itself + maps * layer.position.query_flops(shape, heads) - source_flops,
         pair_flops=layer.attention.pair_flops() + by_position,
         decoding_pair_flops=layer.attention.decoding_pair_flops() + by_position,
-        fixed_flops=layer.position.fixed_flops(heads),
+        fixed_flops=maps * layer.position.fixed_flops(heads),
         pattern=layer.attention.seen(shape.direction),
         source_flops=source_flops,
         across_flops=0 if across is None else across.pair_flops(),

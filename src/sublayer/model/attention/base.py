@@ -30,6 +30,9 @@ class AttentionConfig(ModelPart):
         """The same, as a decoder attends with it to an encoder, where nothing else is chosen."""
         return self
 
+    maps: ClassVar[int] = 1
+    """How many times a pass asks the position what it adds to the scores of its heads."""
+
     def heads(self) -> Heads:
         """What a position needs to know (of a config filled in)."""
         raise NotImplementedError

@@ -19,7 +19,7 @@ from sublayer.model.attention.pattern.full import FullConfig
 from sublayer.model.attention.projection import BiasChoice, Biases
 from sublayer.model.attention.qk_norm import NoQkNormConfig, QkNormChoice
 from sublayer.model.attention.score import ScoreChange
-from sublayer.model.attention.sizes import heads_of
+from sublayer.model.attention.sizes import heads_of, kv_heads_of
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.layout import Layout, Span
 from sublayer.model.norm import normalised
@@ -76,12 +76,7 @@ class MultiHeadConfig(AttentionConfig):
 
     def filled(self, shape: StackShape) -> Self:
         n_heads, d_head = heads_of(shape.d_model, self.n_heads, self.d_head)
-        n_kv_heads = self.n_kv_heads or n_heads
-        if n_heads % n_kv_heads:
-            raise ValueError(
-                f"n_kv_heads ({n_kv_heads}) does not divide n_heads ({n_heads}), so query heads cannot share key/value "
-                "heads evenly; choose a divisor"
-            )
+        n_kv_heads = kv_heads_of(n_heads, self.n_kv_heads)
         return self.model_copy(update={"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_head": d_head})
 
     def filled_across(self, shape: StackShape) -> Self:

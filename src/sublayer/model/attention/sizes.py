@@ -19,3 +19,18 @@ def heads_of(d_model: int, n_heads: int | None, d_head: int | None) -> tuple[int
             )
         d_head = d_model // n_heads
     return n_heads, d_head
+
+
+def kv_heads_of(n_heads: int, n_kv_heads: int | None) -> int:
+    """How many key/value heads there are; left out, as many as heads.
+
+    Raises:
+        ValueError: when heads cannot share them evenly.
+    """
+    n_kv_heads = n_kv_heads or n_heads
+    if n_heads % n_kv_heads:
+        raise ValueError(
+            f"n_kv_heads ({n_kv_heads}) does not divide n_heads ({n_heads}), so query heads cannot share key/value "
+            "heads evenly; choose a divisor"
+        )
+    return n_kv_heads
