@@ -28,12 +28,29 @@ def test_it_shows_everything(config: Path, capsys: pytest.CaptureFixture[str]) -
     shown = run(capsys, "check", config, "model.layers=[{}, {attention: {pattern: {kind: window, size: 8}}}]")
     for word in ("legal · cpu, float32", "layers", "kernels", "cost", "memory", "window 8", "gated silu 96", "rope"):
         assert word in shown
-    assert "256 B a token, the last 8" in shown
+    assert "256 B a token, at most 8" in shown
     assert "0, 2" in shown
     assert "dense passed over: " in shown
     assert "with every pair of a row of 32 tokens" in shown
     assert "exports" not in shown
     assert "speed on this machine" not in shown
+
+
+@pytest.mark.parametrize(
+    ("attention", "words"),
+    [
+        ("{kind: latent, n_heads: 2}", ["latent; 2 × 16; of 64 and 8 rotated; full", "288 B a token"]),
+        ("{kind: differential, n_heads: 2, n_kv_heads: 1}", ["differential; 2 × 8, 1 key/value; full"]),
+        ("{n_heads: 2, pattern: {kind: window, size: 8, sinks: 3}}", ["window 8 and the first 3", "at most 11"]),
+        ("{n_heads: 2, soft_cap: 5.0}", ["sdpa passed over: it has no soft cap"]),
+    ],
+)
+def test_it_shows_each_attention(
+    attention: str, words: list[str], config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = run(capsys, "check", config, f"model.attention={attention}")
+    for word in words:
+        assert word in " ".join(shown.split()), shown
 
 
 def test_what_decoding_keeps_is_explained(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,10 +191,14 @@ def _attention(part: Mapping[str, Any]) -> str:
     words = [str(part["kind"])]
     if "n_heads" in part:
         words.append(f"{part['n_heads']} × {part['d_head']}")
-        if part["n_kv_heads"] != part["n_heads"]:
+        if part.get("n_kv_heads") not in (None, part["n_heads"]):
             words[-1] += f", {part['n_kv_heads']} key/value"
+    if part.get("d_latent"):
+        words.append(f"of {part['d_latent']} and {part['d_rope']} rotated")
     if "pattern" in part:
         words.append(_part(part["pattern"], "size"))
+        if part["pattern"].get("sinks"):
+            words[-1] += f" and the first {part['pattern']['sinks']}"
     return "; ".join(words)
 
 
@@ -209,7 +213,7 @@ def _keeps(layer: LayerCheck) -> str:
         return "does not decode"
     if keeps.tokens is None:
         return f"{_bytes(keeps.bytes_per_token)} a token"
-    return f"{_bytes(keeps.bytes_per_token)} a token, the last {keeps.tokens:,}" if keeps.tokens else "nothing"
+    return f"{_bytes(keeps.bytes_per_token)} a token, at most {keeps.tokens:,}" if keeps.tokens else "nothing"
 
 
 def _bytes(n_bytes: float) -> str:
