@@ -88,7 +88,7 @@ def test_what_it_writes_ends_with_the_last_position_however_long_the_source() ->
 def test_a_head_over_classes_is_refused() -> None:
     for stack in ("decoder", "encoder"):
         model = Transformer(config(stack=stack, head={"kind": "classes", "n_classes": 2}, tied_embeddings=True))
-        with pytest.raises(ConfigError, match=r"^head: a head over classes writes no text, but tells the class"):
+        with pytest.raises(ConfigError, match=r"^head: a head over classes writes no text; sublayer classify tells"):
             generate(model, TOKENIZER, "a")
 
 

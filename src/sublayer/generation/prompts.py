@@ -100,7 +100,7 @@ def _check(config: ModelConfig, tokenizer: Tokenizer) -> int | None:
     """How many positions a decoder has, None for no limit; refuses a model that writes no text."""
     if not config.head.by_token:
         raise ConfigError(
-            f"head: a head over {config.head.kind_name()} writes no text, but tells the class of one (sublayer classify)."
+            f"head: a head over {config.head.kind_name()} writes no text; sublayer classify tells the class of one."
         )
     if config.stack == "encoder":
         raise ConfigError(
