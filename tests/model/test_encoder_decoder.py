@@ -158,3 +158,23 @@ def test_a_source_is_asked_for_and_refused_in_a_sentence() -> None:
 def test_what_cannot_be_is_refused_at_its_place(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelConfig(**PAIR | changes)
+
+
+@pytest.mark.parametrize("before", [[0, 1], [1, 1]])
+def test_rows_that_change_places_keep_their_source(before: list[int]) -> None:
+    """Also where nothing of the source needs to move, as its rows have the same one."""
+    net, source = model(), tokens(2, 6, seed=1)
+    state = net.init_state(2, 8)
+    state.select(before)  # of rows that have no source yet
+    seen, read = tokens(2, 2), source
+    net(seen, source=source, state=state)
+    memory = state.layers[0][1]
+    for step, rows in enumerate(([1, 0], [0, 0, 0, 1, 1], [2, 1, 0, 4, 3], [0, 1, 3, 2, 4], [3, 4, 0], [2, 1, 0])):
+        moved = memory.k_BGSK.data_ptr()
+        state.select(rows)
+        assert (memory.k_BGSK.data_ptr() == moved) == (rows in ([2, 1, 0, 4, 3], [2, 1, 0]))
+        seen, read = seen[rows], read[rows]
+        new = tokens(len(rows), 1, seed=10 + step)
+        seen = torch.cat([seen, new], 1)
+        logits = net(new, state=state).logits
+        torch.testing.assert_close(logits[:, 0], net(seen, source=read).logits[:, -1], rtol=1e-9, atol=1e-9)

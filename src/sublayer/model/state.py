@@ -21,6 +21,8 @@ class Memory:
 
     holds: ClassVar[str] = "what was computed of it"
     """What is kept of a token, in a few words."""
+    of_source: ClassVar[bool] = False
+    """What is kept is of the source alone, and equal in rows that have the same one."""
     capacity: int | None = None
     """Tokens that a row has room for; None for what does not grow with them."""
 
@@ -93,6 +95,7 @@ class State:
         self.layers = layers
         self.sourced = False
         """Whether cross-attentions remember a source."""
+        self._source_B = torch.arange(batch_size, device=device)
         self.length_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
         # One column more than tokens fit: where padding is written to, and never read.
         self._position_BL = torch.zeros(batch_size, max_length + 1, dtype=torch.int64, device=device)
@@ -316,6 +319,11 @@ class State:
         )
         return Placement(slots, None, before, n_slots, span)
 
+    def take_source(self) -> None:
+        """Know that every row has been given a source of its own."""
+        self.sourced = True
+        self._source_B = torch.arange(self.batch_size, device=self.length_B.device)
+
     def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows of the batch, in this order; a row may be named several times."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.length_B.device)
@@ -333,7 +341,10 @@ class State:
         for both in self._pinned.values():
             for slots in both:
                 slots.select(index)
-        self._each(lambda memory: memory.select(index))
+        # Beams of one prompt change places, and each finds the same source where it comes to stand.
+        before, self._source_B = self._source_B, self._source_B[index]
+        same_sources = torch.equal(before, self._source_B)
+        self._each(lambda memory: None if memory.of_source and same_sources else memory.select(index))
 
     def rewind(self, n_tokens: int | Tensor) -> None:
         """Forget the last `n_tokens` tokens of every row, or of each row its own number [B].

@@ -178,7 +178,7 @@ class Transformer(Stack):
             raise ValueError("source: the state remembers one already; give it with the first tokens only.")
         encoded = source if isinstance(source, Encoded) else self.encode(source, want)
         if state is not None:
-            state.sourced = True
+            state.take_source()
         return encoded, encoded.report
 
     def _check(

@@ -152,6 +152,7 @@ class SourceMemory(Memory):
     """
 
     holds: ClassVar[str] = "keys and values of the source"
+    of_source: ClassVar[bool] = True
 
     def __init__(self, n_kv_heads: int, d_head: int, dtype: torch.dtype) -> None:
         self.n_kv_heads, self.d_head, self.dtype = n_kv_heads, d_head, dtype
