@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sublayer.config import Config
 from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.model.position.fire import Fire
 from sublayer.model.resolution import LAYER_FIELDS
 from sublayer.registry import PartConfig, Registry
 
@@ -293,6 +294,15 @@ def lively(config: ModelConfig, seed: int = 0) -> Transformer:
 def keeps_input(config: ModelConfig) -> bool:
     """Whether what stands at a token surely reaches its logits; else sublayers may pass on next to nothing of it."""
     return all(layer.residual.keeps_input for layer in config.resolve())
+
+
+def without_effect(model: Transformer) -> set[int]:
+    """Position encodings, by number, whose layers show a query itself alone, or whose few units may all be off."""
+    layers = enumerate(model.config.resolve())
+    direction = model.config.shape.direction
+    wide = {model._position_of[n] for n, layer in layers if layer.attention.seen(direction).n_pairs(2) > 2}
+    narrow = {n for n, each in enumerate(model.positions) if isinstance(each, Fire) and each.config.width < 8}
+    return narrow | set(range(len(model.positions))) - wide
 
 
 def random_tokens(seed: int, *shape: int) -> Tensor:

@@ -4,10 +4,9 @@ import torch
 from hypothesis import strategies as st
 
 from sublayer.model import ModelConfig, Transformer
-from sublayer.model.position.fire import Fire
 from sublayer.model.resolution import LAYER_FIELDS
 from sublayer.registry import Registry
-from tests.properties.composition import compositions, keeps_input, law, lively, parts, random_tokens
+from tests.properties.composition import compositions, keeps_input, law, lively, parts, random_tokens, without_effect
 
 
 @law(examples=200, composition=compositions())
@@ -26,15 +25,6 @@ def test_every_parameter_gets_a_gradient_from_the_loss(composition: ModelConfig)
     exempt = ["key", "query", "feed_forward", "threshold", *(f"positions.{n}." for n in without_effect(model))]
     if keeps_input(composition):
         assert not [name for name in still if not any(part in name for part in exempt)], still
-
-
-def without_effect(model: Transformer) -> set[int]:
-    """Position encodings, by number, whose layers show a query itself alone, or whose few units may all be off."""
-    layers = enumerate(model.config.resolve())
-    direction = model.config.shape.direction
-    wide = {model._position_of[n] for n, layer in layers if layer.attention.seen(direction).n_pairs(2) > 2}
-    narrow = {n for n, each in enumerate(model.positions) if isinstance(each, Fire) and each.config.width < 8}
-    return narrow | set(range(len(model.positions))) - wide
 
 
 @st.composite
