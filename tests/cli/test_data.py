@@ -85,6 +85,38 @@ def test_documents_alternate_in_colour(chat: Path) -> None:
     assert "‹" not in shown
 
 
+def samples(objective: object, notes: Path) -> str:
+    sources = {"kind": "text", "path": str(notes)}
+    corpus = prepare(DataConfig(sources=sources, tokenizer="bytes", sequence_length=64, objective=objective))
+    out = StringIO()
+    show_samples(corpus, 0, 1, Console(file=out, width=400))
+    return out.getvalue()
+
+
+def test_rows_of_every_objective_are_shown_as_the_model_reads_them(tmp_path: Path) -> None:
+    for name in ("first", "other"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            (tmp_path / name / f"{number}.txt").write_text(f"{name} house with {number} rooms and a garden\n" * 3)
+    masked = samples({"kind": "masked", "replaced_by_mask": 1, "replaced_by_other": 0}, tmp_path / "first")
+    hidden = masked.split("to be told: ")[1].split("\n")[0].split("', '")
+    assert masked.count("⟦<mask>⟧") == len(hidden) == round(0.15 * 64)
+    spans = samples("span_corruption", tmp_path / "first")
+    read, written = spans.split("read:")[1].split("written:")
+    for number in range(3):
+        assert f"⟦<extra_id_{number}>⟧" in read
+        assert f"⟦<extra_id_{number}>⟧" in written
+    assert written.index("⟦<|endoftext|>⟧") < written.index("⟦<extra_id_0>⟧")
+    sources = [{"kind": "text", "path": str(tmp_path / name)} for name in ("first", "other")]
+    data = {"sources": sources, "tokenizer": "bytes", "sequence_length": 32}
+    corpus = prepare(DataConfig(**data, objective={"kind": "classify", "label": "domain", "long": "pieces"}))
+    out = StringIO()
+    show_samples(corpus, 0, 8, Console(file=out, width=400))
+    told = out.getvalue()
+    assert told.count("class: first") + told.count("class: other") == 8
+    assert "class: first" in told and "class: other" in told
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

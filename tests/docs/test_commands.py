@@ -23,6 +23,7 @@ PAGES = (
     "docs/quickstart.md",
     "docs/configuration.md",
     "docs/data.md",
+    "docs/objectives.md",
     "docs/generation.md",
     "docs/check.md",
     "docs/parts.md",
@@ -85,9 +86,13 @@ def own_data(folder: Path) -> None:
     (folder / "web.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines.encode()))
     (folder / "validation.jsonl").write_text(lines)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "books.parquet")
+    pairs = [{"source": f"Guten Morgen {number}", "target": f"Good morning {number}"} for number in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    reviews = [{"text": f"{('yes', 'no')[number % 2]}, {number}", "label": number % 2} for number in range(400)]
+    (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
     for name in ("chat.jsonl", "numbers.jsonl"):
         shutil.copy(ROOT / "docs/examples" / name, folder)
-    for name in ("mix.yaml", "instruct.yaml", "numbers.yaml"):
+    for name in ("mix.yaml", "instruct.yaml", "numbers.yaml", "reviews.yaml"):
         values = yaml.safe_load((ROOT / "docs/examples" / name).read_text(encoding="utf-8"))
         values["training"] |= {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "evaluate_every": 2}
         if "model" in values:

@@ -4,13 +4,17 @@ Shapes: B rows, T tokens.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from sublayer.data import Corpus
 from sublayer.data.description import Description, Duplicates, Lengths, SideFigures
+from sublayer.data.packing import NOT_SCORED
 
 BAR = 40
 """Characters of the longest bar."""
@@ -54,7 +58,8 @@ def show_samples(corpus: Corpus, seed: int, count: int, console: Console) -> Non
     """Print rows as training reads them.
 
     Documents alternate in colour, what is not scored is dim, and special tokens are inverse.  Without colours,
-    documents are parted by `‖`, what is not scored stands in `‹›`, and special tokens in `⟦⟧`.
+    documents are parted by `‖`, what is not scored stands in `‹›`, and special tokens in `⟦⟧`.  Rows with two sides
+    show both, and rows with a class say which.
 
     Args:
         corpus: the data.
@@ -74,21 +79,58 @@ def show_samples(corpus: Corpus, seed: int, count: int, console: Console) -> Non
     batch = corpus.batch(seed, 0, count)
     for row in range(count):
         console.rule(Text(f"row {row}: {legend}" if not row else f"row {row}", style="dim"), align="left", style="dim")
-        tokens, targets = batch.tokens_BT[row].tolist(), batch.targets_BT[row].tolist()
-        documents = [0] * len(tokens) if batch.document_BT is None else batch.document_BT[row].tolist()
-        size = len(tokens) if batch.valid_BT is None else int(batch.valid_BT[row].sum())
+        targets = batch.targets_BT[row]
+        if targets.ndim == 0:
+            console.print(f"class: {corpus.classes[int(targets)]}", markup=False)
+            targets = torch.full_like(batch.tokens_BT[row], NOT_SCORED)
+        if batch.source is not None:
+            source = batch.source
+            unscored = torch.full_like(source.tokens_BS[row], NOT_SCORED)
+            side = _Side(source.tokens_BS[row], unscored, _row(source.document_BS, row), _row(source.valid_BS, row))
+            console.print("read:", style="dim")
+            _show_side(corpus, side, 0, colours, console)
+            console.print("written:", style="dim")
+        side = _Side(batch.tokens_BT[row], targets, _row(batch.document_BT, row), _row(batch.valid_BT, row))
+        _show_side(corpus, side, corpus.config.objective.ahead, colours, console)
+
+
+class _Side(NamedTuple):
+    """A row of one side: inputs, targets, documents and what is no padding, [T] each."""
+
+    tokens: Tensor
+    targets: Tensor
+    document: Tensor | None
+    valid: Tensor | None
+
+
+def _row(values: Tensor | None, row: int) -> Tensor | None:
+    return None if values is None else values[row]
+
+
+def _show_side(corpus: Corpus, side: _Side, ahead: int, colours: bool, console: Console) -> None:
+    """Print a row; where a target stands at the place of its input (ahead is 0), it is shown in its place."""
+    tokens, targets = side.tokens.tolist(), side.targets.tolist()
+    documents = [0] * len(tokens) if side.document is None else side.document.tolist()
+    size = len(tokens) if side.valid is None else int(side.valid.sum())
+    if not size:
+        console.print("nothing but padding", style="dim")
+        return
+    shown, scored = tokens[:size], [target >= 0 for target in targets[:size]]
+    if ahead:
         # A token is scored where it is the target of the one before; of the first, nobody can tell.
-        scored = [targets[0] >= 0, *(target >= 0 for target in targets[:size])]
-        shown = [*tokens[:size], *targets[size - 1 : size]]
+        shown, scored = [*shown, *targets[size - 1 : size]], [targets[0] >= 0, *scored]
         documents = [*documents[:size], documents[size - 1]]
-        text = Text()
-        for begin, end in _runs(list(zip(documents, scored, strict=True))):
-            if shown[begin] >= 0:  # the last one may be no target
-                new = begin > 0 and documents[begin] != documents[begin - 1]
-                text.append_text(_stretch(corpus, shown[begin:end], documents[begin], scored[begin], new, colours))
-        console.print(text, soft_wrap=True)
-        if size < len(tokens):
-            console.print(f"and {len(tokens) - size:,} places of padding", style="dim")
+    text = Text()
+    for begin, end in _runs(list(zip(documents[: len(shown)], scored, strict=True))):
+        if shown[begin] >= 0:  # the last one may be no target
+            new = begin > 0 and documents[begin] != documents[begin - 1]
+            text.append_text(_stretch(corpus, shown[begin:end], documents[begin], scored[begin], new, colours))
+    console.print(text, soft_wrap=True)
+    if hidden := [] if ahead else [target for target in targets[:size] if target >= 0]:
+        answers = ", ".join(repr(corpus.tokenizer.decode([target])) for target in hidden)
+        console.print(f"to be told: {answers}", style="dim", markup=False, soft_wrap=True)
+    if size < len(tokens):
+        console.print(f"and {len(tokens) - size:,} places of padding", style="dim")
 
 
 def _runs(keys: Sequence[object]) -> list[tuple[int, int]]:

@@ -103,6 +103,8 @@ class ObjectiveConfig(PartConfig):
     tells_accuracy: ClassVar[bool] = False
     """How often the likeliest answer is right is told beside the loss."""
 
+    ahead: ClassVar[int] = 1
+    """How far behind its input a target stands: 1, or 0 where a target stands at the place of its input."""
     null: ClassVar[Literal["bigram", "marginal"]] = "marginal"
     """What the loss is set beside: a bigram model and lzma, or how often each target comes."""
 

@@ -42,6 +42,7 @@ class ClassifyConfig(ObjectiveConfig):
     stacks: ClassVar[tuple[Stack, ...]] = ("encoder", "decoder")
     classifies: ClassVar[bool] = True
     tells_accuracy: ClassVar[bool] = True
+    ahead: ClassVar[int] = 0
 
     kind: Literal["classify"] = "classify"
     label: Literal["given", "domain"] = "given"

@@ -37,6 +37,7 @@ class MaskedConfig(ObjectiveConfig):
     paper: ClassVar[str] = "Devlin et al. 2018, BERT, §3.1; drawn anew each epoch: Liu et al. 2019, RoBERTa, §4.1"
     stacks: ClassVar[tuple[Stack, ...]] = ("encoder",)
     tells_accuracy: ClassVar[bool] = True
+    ahead: ClassVar[int] = 0
 
     kind: Literal["masked"] = "masked"
     share: Annotated[Share, Field(gt=0, lt=1)] = 0.15
