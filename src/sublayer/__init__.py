@@ -19,7 +19,7 @@ from sublayer.version import __version__
 if TYPE_CHECKING:
     from sublayer.api import classify, fill_masks, generate, load, train
     from sublayer.data import DataConfig
-    from sublayer.model import Layout, ModelConfig, Transformer
+    from sublayer.model import Layout, ModelConfig, Source, Transformer
     from sublayer.preflight import Check, check
     from sublayer.registry import register
     from sublayer.run import RunConfig
@@ -36,6 +36,7 @@ _HOME = {
     "DataConfig": "data",
     "Layout": "model",
     "ModelConfig": "model",
+    "Source": "model",
     "Transformer": "model",
     "register": "registry",
     "RunConfig": "run",
@@ -52,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "RunConfig",
     "RunError",
+    "Source",
     "SublayerError",
     "TrainingConfig",
     "Transformer",
