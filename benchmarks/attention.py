@@ -2,10 +2,11 @@
 
     python benchmarks/attention.py [cores]
 
-On one core, as each thread of a training step has it, or on as many as are asked for.  Then one thread's share of a
-step of the default run, forward and backward.  Prints ratios of medians: above 1, `dense` is the faster.  Then a
-decoding step over a cache in bfloat16: PyTorch's fused kernel as it is, over each of the two.  Last, values wider or
-narrower than keys, as in latent and differential attention, forward and backward: again the fused kernel over each.
+Alone in both dtypes, and in bfloat16 with a fixed and a learned bias by offset, and with padding.  On one core, as each
+thread of a training step has it, or on as many as are asked for.  Then one thread's share of a step of the default run,
+forward and backward.  Prints ratios of medians: above 1, `dense` is the faster.  Then a decoding step over a cache in
+bfloat16: PyTorch's fused kernel as it is, over each of the two.  Last, values wider or narrower than keys, as in latent
+and differential attention, forward and backward: again the fused kernel over each.
 """
 
 import sys
@@ -19,6 +20,7 @@ from sublayer.measures.held_out import layout_of
 from sublayer.model import Transformer
 from sublayer.model.attention.kernel import KERNELS, Attention
 from sublayer.model.attention.pattern.base import Causal
+from sublayer.model.attention.score import OffsetBias
 from sublayer.model.layout import Layout, Span
 from sublayer.run import read_config
 from sublayer.training.device import autocast
@@ -29,15 +31,22 @@ WIDTHS = ((4, 6, 256, 96, 64), (2, 6, 1024, 96, 64), (4, 6, 256, 32, 64), (2, 6,
 SHAPES = ((4, 2, 256, 64), (8, 6, 256, 32), (4, 8, 512, 64), (2, 8, 1024, 64))
 
 
-def ratio(batch: int, n_heads: int, length: int, width: int, dtype: torch.dtype) -> float:
-    """Median time of `sdpa` over that of `dense`."""
+def ratio(batch: int, n_heads: int, length: int, width: int, dtype: torch.dtype, beside: str = "") -> float:
+    """Median time of `sdpa` over that of `dense`, with nothing beside queries and keys, or a bias, or padding."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (
         torch.randn(batch, n_heads, length, width, generator=generator).to(dtype).requires_grad_() for _ in range(3)
     )
     document = (torch.arange(length) >= length // 3).long()[None].expand(batch, -1)
-    layout = Layout(document_BT=document).resolved(length, torch.device("cpu"))
-    call = Attention(Causal(), Span.within(layout, plain=False), width**-0.5)
+    valid = (torch.arange(length) < length - 8)[None].expand(batch, -1) if beside == "padding" else None
+    layout = Layout(document_BT=document, valid_BT=valid).resolved(length, torch.device("cpu"))
+    table = torch.randn(n_heads, length, generator=generator).requires_grad_(beside == "learned")
+    change = (
+        OffsetBias(None, lambda offsets: table[:, offsets[0].clamp(0)][None])
+        if beside in ("fixed", "learned")
+        else None
+    )
+    call = Attention(Causal(), Span.within(layout, plain=False), width**-0.5, change)
 
     def run(name: str) -> None:
         for _ in range(8):  # as often as a model with a few layers would in one step
@@ -104,10 +113,15 @@ def share_ratio() -> float:
 def main() -> None:
     torch.set_num_threads(int((sys.argv[1:] or ["1"])[0]))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'B×H×T×K':>16}  {'bfloat16':>9}  {'float32':>9}   time of sdpa / time of dense")
+    cases = {
+        "bfloat16": (torch.bfloat16,),
+        "float32": (torch.float32,),
+        **{f"{beside}": (torch.bfloat16, beside) for beside in ("fixed", "learned", "padding")},
+    }
+    print(f"{'B×H×T×K':>16}  {'  '.join(f'{name:>9}' for name in cases)}   time of sdpa / time of dense")
     for shape in SHAPES:
-        figures = [ratio(*shape, dtype) for dtype in (torch.bfloat16, torch.float32)]
-        print(f"{'×'.join(map(str, shape)):>16}  {figures[0]:9.2f}  {figures[1]:9.2f}")
+        figures = [f"{ratio(*shape, *case):9.2f}" for case in cases.values()]
+        print(f"{'×'.join(map(str, shape)):>16}  {'  '.join(figures)}")
     print(f"{'a share':>16}  {share_ratio():9.2f}")
     print(
         f"{'B×H×G×S':>16}  {'sdpa':>9}  {'dense':>9}   time of the fused kernel in bfloat16 / time of each, one query"

@@ -36,7 +36,8 @@ ALIBI = OffsetBias("a bias", lambda offsets: -offsets.float()[:, None])
         (call(), query(dtype=torch.float32), "sdpa", "dense passed over: the fused kernel is faster in float32"),
         (call(), query(trained=False), "sdpa", "dense passed over: the fused kernel is faster without gradients"),
         (call(1024), query(1024), "sdpa", "dense passed over: the fused kernel is faster for a sequence so long"),
-        (call(score_change=ALIBI), query(), "sdpa", "where the position changes scores"),
+        (call(score_change=ALIBI), query(), "dense", "faster than the fused kernel"),
+        (call(1024, score_change=ALIBI), query(1024), "sdpa", "faster for a sequence so long"),
         (call(want_weights=True), query(), "reference", "sdpa passed over: it does not return attention weights"),
         (call(1024, soft_cap=5.0), query(1024), "dense", "sdpa passed over: it has no soft cap on scores"),
         (
@@ -45,7 +46,7 @@ ALIBI = OffsetBias("a bias", lambda offsets: -offsets.float()[:, None])
             "dense",
             "sdpa passed over: it has no soft cap",
         ),
-        (call(score_change=SHAW), query(), "dense", "sdpa passed over: it does not add to values by weight"),
+        (call(score_change=SHAW), query(dtype=torch.float32), "dense", "sdpa passed over: it does not add to values"),
         (call(soft_cap=5.0, want_weights=True), query(), "reference", "dense passed over: it does not return"),
         (call(sink_H=torch.zeros(2)), query(dtype=torch.float32), "sdpa", "PyTorch's fused kernel"),
     ],
