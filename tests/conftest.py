@@ -39,25 +39,29 @@ def registries() -> Iterator[None]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    tally = sys.modules.get("tests.properties.composition")
+    tally = sys.modules.get("tests.properties.tally")
     worker = getattr(session.config, "workeroutput", None)
-    if tally is not None and worker is not None:
-        worker["compositions"] = tally.TALLY.as_tree()
+    if tally is None:
+        return
+    if worker is not None:
+        worker["grid"] = tally.TALLY.as_tree()
+    elif tally.TALLY.too_few():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Under xdist: adds what a worker counted."""
-    told = getattr(node, "workeroutput", {}).get("compositions")
+    told = getattr(node, "workeroutput", {}).get("grid")
     if told:
-        from tests.properties.composition import TALLY
+        from tests.properties.tally import TALLY
 
         TALLY.add(told)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    module = sys.modules.get("tests.properties.composition")
+    module = sys.modules.get("tests.properties.tally")
     if module is not None and module.TALLY.drawn:
-        terminalreporter.section("random compositions")
+        terminalreporter.section("the grid of compositions")
         for line in module.TALLY.lines():
             terminalreporter.write_line(line)

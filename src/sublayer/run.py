@@ -60,8 +60,6 @@ class RunConfig(Config):
                 f"model.head: {objective.kind_name()} predicts tokens, and a head over classes has none; leave "
                 "model.head out, or set data.objective: classify"
             )
-        if isinstance(head := self.model.head, ClassHeadConfig) and (stack, head.pooling) == ("decoder", "first"):
-            raise ValueError("model.head.pooling: the first token of a decoder has seen no other; choose last or mean")
         shape, longest = self.data.row_shape(), self.model.longest()
         lengths = {"data.sequence_length": self.data.sequence_length, "data.objective.target_length": shape.length}
         for name, length in lengths.items():

@@ -147,6 +147,10 @@ def test_a_source_is_asked_for_and_refused_in_a_sentence() -> None:
         ({"encoder": {"position": "alibbi"}}, r"^encoder.position: 'alibbi' is not a position; did you mean 'alibi'"),
         ({"encoder": {"attention": {"n_heads": 3}}}, r"^encoder.attention: n_heads \(3\) does not divide"),
         ({"cross_attention": {"pattern": "window"}}, r"^cross_attention: a cross-attention sees the whole source"),
+        (
+            {"cross_attention": {"kernel": "sdpa", "soft_cap": 5.0}},
+            r"^cross_attention: the kernel 'sdpa' cannot carry soft_cap",
+        ),
         ({"stack": "decoder", "encoder": {"n_layers": 1}}, r"^encoder: has no effect, as stack is decoder"),
         ({"stack": "encoder", "cross_attention": "multi_head"}, r"^cross_attention: has no effect, as stack is enc"),
         (

@@ -1,191 +1,46 @@
 """Random legal compositions, drawn from the registries themselves, and what the properties do with them.
 
-`compositions()` is a hypothesis strategy of `ModelConfig`s of a few thousand parameters.  Each part's options are read
-from the fields of its registered config class, so a part that is registered tomorrow, by a plug-in too, is drawn
-without a change here.  A composition that is refused with `ConfigError` is discarded and counted.  When a property
-fails, the composition is printed as YAML.
+`compositions()` is a hypothesis strategy of `ModelConfig`s of a few thousand parameters, of every stack.  A composition
+that is refused with `ConfigError` is discarded.  When a property fails, the composition is printed as YAML, to be put
+into a file for `sublayer check`.
 
 `law(...)` makes a property into a test: few fixed examples in an ordinary run, many random ones under `-m slow`.
 """
 
 import random
-import re
-import types
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
 
-import annotated_types
 import pytest
 import torch
 import yaml
 from hypothesis import given, note, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from sublayer.config import Config
+from sublayer.data.objective import OBJECTIVES
 from sublayer.errors import ConfigError
-from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.model import Layout, ModelConfig, Source, Transformer
 from sublayer.model.position.fire import Fire
-from sublayer.model.resolution import LAYER_FIELDS
+from sublayer.model.resolution import CROSS, LAYER_FIELDS
 from sublayer.registry import PartConfig, Registry
+from sublayer.run import RunConfig
+from tests.properties.drawing import BLOBS, LONGEST, SEED_BYTES, Choices
+from tests.properties.tally import Tally
 
 VOCAB_SIZE = 11
-MAX_LENGTH = 48
-LONGEST_INT = 6
-"""The largest value drawn for an integer option: windows, head counts and widths stay small."""
+N_CLASSES = 3
+MAX_LENGTH = LONGEST
 
 Examples = st.SearchStrategy[Any]
-SEEDS = st.integers(0, 2**32 - 1)
-T = TypeVar("T")
+StackName = Literal["decoder", "encoder", "encoder_decoder"]
 
-
-# ---------------------------------------------------------------------------------------------------------- the tally
-
-
-class Tally:
-    """How many compositions were drawn, how many were legal, why the others were refused, and which parts appeared."""
-
-    def __init__(self) -> None:
-        self.drawn = 0
-        self.legal = 0
-        self.refused: Counter[str] = Counter()
-        self.parts: Counter[str] = Counter()
-
-    def as_tree(self) -> dict[str, Any]:
-        return {
-            "drawn": self.drawn,
-            "legal": self.legal,
-            "refused": dict(self.refused),
-            "parts": dict(self.parts),
-        }
-
-    def add(self, tree: dict[str, Any]) -> None:
-        self.drawn += tree["drawn"]
-        self.legal += tree["legal"]
-        self.refused.update(tree["refused"])
-        self.parts.update(tree["parts"])
-
-    def count(self, config: ModelConfig) -> None:
-        self.legal += 1
-        layers = config.resolve()
-        found = {
-            (part.registry.family, part.kind_name()) for layer in layers for _, part in layer.parts()
-        }  # once a composition, however many layers have it
-        self.parts.update(f"{family} {kind}" for family, kind in found)
-        self.parts[f"stack {config.stack}"] += 1
-        self.parts["embeddings tied" if config.tied_embeddings else "embeddings untied"] += 1
-        self.parts.update({f"kernel {getattr(layer.attention, 'kernel', 'its own')}" for layer in layers})
-        if len(set(layers)) > 1:
-            self.parts["layers unequal"] += 1
-
-    def lines(self) -> Iterable[str]:
-        yield f"{self.drawn} drawn, {self.legal} legal ({self.legal / max(1, self.drawn):.0%})"
-        for family, names in _grouped(self.parts).items():
-            yield f"{family}: " + ", ".join(f"{name} {count}" for name, count in names)
-        for reason, count in self.refused.most_common():
-            yield f"refused {count}: {reason}"
-
-
-def _grouped(parts: Counter[str]) -> dict[str, list[tuple[str, int]]]:
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for name, count in sorted(parts.items()):
-        family, _, kind = name.partition(" ")
-        groups.setdefault(family, []).append((kind, count))
-    return groups
-
-
-TALLY = Tally()
-
-
-# ------------------------------------------------------------------------------------------------- options from fields
-
-
-class Source:
-    """Where choices come from.
-
-    *Which value* follows from a seed and the choice's own path, evenly over all values (hypothesis by itself prefers
-    small and repeated ones); *whether a key is there at all* is hypothesis's to decide, so that a failing composition
-    shrinks, key by key, to the defaults.
-    """
-
-    def __init__(self, draw: st.DrawFn, seed: int, dropout: bool = False) -> None:
-        self.draw, self.seed, self.dropout = draw, seed, dropout
-
-    def choose(self, path: str, values: Sequence[T]) -> T:
-        return random.Random(f"{self.seed} {path}").choice(values)
-
-    def there(self) -> bool:
-        return self.draw(st.booleans())
-
-    def part(self, path: str, registry: Registry[Any]) -> Any:
-        """A choice from a registry as it may stand in YAML: a word, or a mapping with some of its options."""
-        # The registry is read now, with what plug-ins have added.
-        chosen = self.choose(f"{path}.kind", list(registry))
-        word = self.choose(f"{path}.word", [chosen.kind_name(), *chosen.shorthands])
-        if self.choose(f"{path}.shape", [True, False, False, False]):
-            return word
-        return {"kind": word} | self.options(path, chosen)
-
-    def options(self, path: str, chosen: type[Config]) -> dict[str, Any]:
-        """Some of the options of a part or of another config."""
-        return {
-            name: self.option(f"{path}.{name}", name, field)
-            for name, field in chosen.model_fields.items()
-            if name != "kind" and (field.is_required() or self.there())
-        }
-
-    def option(self, path: str, name: str, field: FieldInfo) -> Any:
-        """A value for one field of a part's config."""
-        if name == "dropout":
-            return self.choose(path, [0.0, 0.1, 0.5]) if self.dropout else 0.0
-        return self._value(path, field.annotation, list(field.metadata), field.default)
-
-    def _value(self, path: str, annotation: Any, metadata: list[Any], default: Any) -> Any:
-        origin = get_origin(annotation)
-        if origin is Annotated:
-            inner, *more = get_args(annotation)
-            return self._value(path, inner, [*metadata, *more], default)
-        if origin is Literal:
-            return self.choose(path, get_args(annotation))
-        if origin is tuple:
-            length = self.choose(f"{path}.length", range(1, LONGEST_INT))
-            return [self._value(f"{path}[{n}]", get_args(annotation)[0], [], None) for n in range(length)]
-        if origin in (Union, types.UnionType):
-            return self._value(path, self.choose(f"{path}|", get_args(annotation)), metadata, default)
-        if annotation is type(None):
-            return None
-        if annotation is bool:
-            return self.choose(path, [False, True])
-        if annotation is int:
-            low, high = _bounds(metadata)
-            return self.choose(path, range(int(low or 0), LONGEST_INT + 1 if high is None else int(high) + 1))
-        if annotation is float:
-            low, high = _bounds(metadata)
-            middle = default if isinstance(default, float) else 1.0
-            near = [middle, middle / 2, middle / 4, middle * 2]
-            return self.choose(path, [x for x in near if (low is None or x > low) and (high is None or x <= high)])
-        if isinstance(annotation, type) and issubclass(annotation, PartConfig):
-            return self.part(path, annotation.registry)
-        if isinstance(annotation, type) and issubclass(annotation, Config):
-            return self.options(path, annotation)
-        raise TypeError(f"{path}: no way is known to draw a {annotation}; add it to tests/properties/composition.py")
-
-
-def _bounds(metadata: list[Any]) -> tuple[float | None, float | None]:
-    """The lowest and highest value that the constraints of a field allow (open bounds are kept off by the callers)."""
-    flat: list[Any] = []
-    for item in metadata:
-        flat.extend(item.metadata if isinstance(item, FieldInfo) else [item])
-    low = [float(x.ge) for x in flat if isinstance(x, annotated_types.Ge)]
-    low += [float(x.gt) for x in flat if isinstance(x, annotated_types.Gt)]
-    high = [float(x.le) for x in flat if isinstance(x, annotated_types.Le)]
-    high += [float(x.lt) for x in flat if isinstance(x, annotated_types.Lt)]
-    return max(low, default=None), min(high, default=None)
-
+OWN_WAY = {"n_layers", "position", "head", "dropout", "stochastic_depth", "layers", "encoder", CROSS, *LAYER_FIELDS}
+OWN_WAY |= {"stack", "vocab_size", "d_model", "max_length", "initialisation"}
+"""Keys of a model that are not drawn as an option of a part is: present or not, with any value."""
 
 # -------------------------------------------------------------------------------------------------------- compositions
 
@@ -194,7 +49,7 @@ def _bounds(metadata: list[Any]) -> tuple[float | None, float | None]:
 def parts(draw: st.DrawFn, registry: Registry[Any]) -> Any:
     """A part's config, of one registry."""
     try:
-        return registry.parse(Source(draw, draw(SEEDS)).part("part", registry))
+        return registry.parse(Choices(draw(BLOBS)).part("part", registry))
     except (ValidationError, PydanticCustomError):
         reject()
 
@@ -203,47 +58,141 @@ def parts(draw: st.DrawFn, registry: Registry[Any]) -> Any:
 def compositions(
     draw: st.DrawFn,
     *,
-    stack: Literal["decoder", "encoder"] | None = None,
+    stack: StackName | tuple[StackName, ...] | None = None,
+    by_token: bool | None = True,
     dropout: bool = False,
     fixed: dict[str, Any] | None = None,
+    tally: Tally | None = None,
 ) -> ModelConfig:
     """A legal composition of registered parts, of a few thousand parameters.
 
     Args:
-        stack: only this one; left out, both.
-        dropout: let dropout be drawn too; without, it is 0 everywhere.
+        stack: only this one, or one of these; left out, any.
+        by_token: whether the head has something to tell of each token; None for either.
+        dropout: let dropout and stochastic depth be drawn too; without, they are 0 everywhere.
         fixed: keys of `ModelConfig` that are given and not drawn.
+        tally: what to count it in.
     """
-    source = Source(draw, draw(SEEDS), dropout)
+    choices = Choices(draw(BLOBS), dropout)
+    try:
+        config = ModelConfig.parse(tree_of(choices, stack, by_token, fixed or {}))
+    except ConfigError as error:
+        if tally is not None:
+            tally.refuse(str(error))
+        reject()
+    if tally is not None:
+        tally.count(config)
+    note(AsYaml(config))
+    return config
+
+
+def composition_of(seed: int) -> ModelConfig:
+    """A legal composition by its number, without hypothesis."""
+    bytes_of = random.Random(seed).randbytes
+    while True:
+        with suppress(ConfigError):
+            return ModelConfig.parse(tree_of(Choices(bytes_of(SEED_BYTES + 64), True), None, None, {}))
+
+
+def tree_of(choices: Choices, stack: Any, by_token: bool | None, fixed: dict[str, Any]) -> dict[str, Any]:
+    """A model's config, legal or not, as plain values."""
+    stacks = (stack,) if isinstance(stack, str) else stack or ("decoder", "encoder", "encoder_decoder")
     families = {name: _registry(name) for name in LAYER_FIELDS}
     tree: dict[str, Any] = {
-        "stack": stack or source.choose("stack", ["decoder", "encoder"]),
+        "stack": choices.choose("stack", stacks),
         "vocab_size": VOCAB_SIZE,
-        "d_model": source.choose("d_model", [8, 12, 16]),
-        "n_layers": draw(st.sampled_from([1, 2, 2, 3])),
+        "d_model": choices.choose("d_model", [8, 16, 16, 16, 16, 12]),
+        "n_layers": choices.choose("n_layers", [1, 2, 2, 3]),
         "max_length": MAX_LENGTH,
-        "tied_embeddings": source.choose("tied_embeddings", [False, True]),
         # Values as large as a trained model's: with the usual 0.02 a wrong mask would hardly be seen in the logits.
         "initialisation": {
             "std": None,
             "embedding_std": 1.0,
-            "depth_scaled": source.choose("depth_scaled", [False, True]),
+            "depth_scaled": choices.choose("depth_scaled", [False, True]),
         },
-        "dropout": source.choose("dropout", [0.0, 0.1]) if dropout else 0.0,
+        "dropout": choices.choose("dropout", [0.0, 0.1]) if choices.dropout else 0.0,
+        "stochastic_depth": choices.choose("stochastic_depth", [0.0, 0.0, 0.0, 0.3]) if choices.dropout else 0.0,
     }
-    tree |= {name: source.part(name, registry) for name, registry in families.items()}
-    n_overrides = source.choose("layers", [0, 1, 2, 2])
-    tree["layers"] = [_overrides(source, f"layers.{i}", tree, families) for i in range(n_overrides)]
-    tree |= fixed or {}
-    TALLY.drawn += 1
-    try:
-        config = ModelConfig.parse(tree)
-    except ConfigError as error:
-        TALLY.refused[_reason(str(error))] += 1
-        reject()
-    TALLY.count(config)
-    note(as_yaml(config))
-    return config
+    # What classes there are is not told of pairs of texts: no objective trains that.
+    tree["head"] = _head(choices, True if tree["stack"] == "encoder_decoder" else by_token)
+    tree |= {name: choices.part(name, registry) for name, registry in families.items()}
+    tree |= {
+        name: choices.option(name, name, field)
+        for name, field in ModelConfig.model_fields.items()
+        if name not in OWN_WAY and choices.there(name)
+    }
+    tree |= fixed
+    if tree["stack"] == "encoder_decoder":
+        # Its encoder first, which has layers without a cross-attention.
+        if "encoder" not in fixed:
+            tree["encoder"] = _encoder(choices, tree, families)
+        across = [part for part in families["attention"] if part.crosses]
+        attends = families["attention"].expand(tree["attention"])["kind"]
+        wanted = attends not in [part.kind_name() for part in across] or choices.there(CROSS)
+        if wanted and CROSS not in fixed:
+            tree[CROSS] = choices.among(CROSS, across)
+        families = families | {CROSS: families["attention"]}
+    if "layers" not in fixed:
+        tree["layers"] = _layers(choices, "layers", tree, families)
+    return tree
+
+
+def _head(choices: Choices, by_token: bool | None) -> Any:
+    registry = _registry("head")
+    # Most statements are about tokens, so most heads are.
+    wanted = choices.choose("head.by_token", [True] * 5 + [False]) if by_token is None else by_token
+    head = registry.expand(choices.among("head", [part for part in registry if part.by_token == wanted]))
+    if wanted:
+        return head
+    names = head.pop("classes", [])
+    return head | ({"classes": names, "n_classes": len(names)} if len(names) > 1 else {"n_classes": N_CLASSES})
+
+
+def _encoder(choices: Choices, tree: dict[str, Any], families: dict[str, Registry[Any]]) -> dict[str, Any]:
+    """What an encoder has other than the decoder beside it."""
+    change = _overrides(choices, "encoder", tree, families)
+    if choices.there("encoder.n_layers"):
+        change["n_layers"] = choices.choose("encoder.n_layers", [1, 2])
+    own = {name: _overridden(tree[name], change.get(name), registry) for name, registry in families.items()}
+    layers = _layers(choices, "encoder.layers", own, families)
+    return change | ({"layers": layers} if layers else {})
+
+
+def _layers(
+    choices: Choices, path: str, base: dict[str, Any], families: dict[str, Registry[Any]]
+) -> list[dict[str, Any]]:
+    n_overrides = choices.choose(path, [1, 2, 2]) if choices.there(path) else 0
+    return [_overrides(choices, f"{path}.{i}", base, families) for i in range(n_overrides)]
+
+
+def _overrides(choices: Choices, path: str, base: dict[str, Any], families: dict[str, Registry[Any]]) -> dict[str, Any]:
+    """What a layer, or an encoder, chooses for itself: another part, or some options of the same."""
+    change: dict[str, Any] = {}
+    for name, registry in families.items():
+        here = f"{path}.{name}"
+        if base.get(name) is None or not choices.there(here):
+            continue
+        # What belongs to the whole stack is refused in a layer; mostly, so that many are legal, a layer leaves it.
+        whole = choices.choose(f"{here}.whole", [True, *[False] * 7])
+        if choices.choose(f"{here}.another", [True, False]):
+            change[name] = choices.among(here, [part for part in registry if whole or not _is_whole(part)])
+        elif whole or not _is_whole(registry[_kind(registry, base[name])]):
+            change[name] = choices.options(here, registry[_kind(registry, base[name])])
+    return change
+
+
+def _is_whole(part: type[PartConfig]) -> bool:
+    return getattr(part, "embeds", False) or getattr(part, "whole_stack", False)
+
+
+def _overridden(base: Any, change: Any, registry: Registry[Any]) -> Any:
+    """What stands when one choice is put over another, as far as its kind goes."""
+    return base if change is None or (isinstance(change, dict) and "kind" not in change) else change
+
+
+def _kind(registry: Registry[Any], value: Any) -> str:
+    kind: str = registry.expand(value, default_kind=registry.default_kind)["kind"]
+    return kind
 
 
 def _registry(field: str) -> Registry[Any]:
@@ -252,27 +201,25 @@ def _registry(field: str) -> Registry[Any]:
     return part.registry
 
 
-def _overrides(source: Source, path: str, base: dict[str, Any], families: dict[str, Registry[Any]]) -> dict[str, Any]:
-    """What one layer chooses for itself: another part, or some options of the same."""
-    change: dict[str, Any] = {}
-    for name, registry in families.items():
-        here = f"{path}.{name}"
-        if not source.there():
-            continue
-        if source.choose(f"{here}.another", [True, False]):
-            change[name] = source.part(here, registry)
-        else:
-            change[name] = source.options(here, registry[registry.expand(base[name])["kind"]])
-    return change
-
-
-def _reason(message: str) -> str:
-    """A refusal without its place and its numbers, so that like ones are counted together."""
-    return re.sub(r"\d+", "N", re.sub(r"^[\w.\[\]]+: ", "", message))
-
-
 def as_yaml(config: ModelConfig) -> str:
-    return yaml.safe_dump({"model": config.tree()}, sort_keys=False)
+    """A composition as a file for `sublayer check`, with an objective that fits it."""
+    tree = {"model": config.tree()}
+    for objective in [*(part.kind_name() for part in OBJECTIVES), {"kind": "classify", "label": "domain"}]:
+        tree["data"] = {"sequence_length": MAX_LENGTH // 2, "objective": objective}
+        with suppress(ConfigError):
+            RunConfig.parse(tree)
+            break
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+class AsYaml:
+    """For hypothesis to print, which it does of failures only."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(as_yaml(self.config))
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -281,7 +228,7 @@ def as_yaml(config: ModelConfig) -> str:
 def lively(config: ModelConfig, seed: int = 0) -> Transformer:
     """The model in float64, with its constants (biases of 0, scales of 1) disturbed, so that all of them count.
 
-    In evaluation, as parts may be random in training by what they are and not by a probability that is 0 here.
+    It is in evaluation mode, as there are parts that draw positions in training.
     """
     model = Transformer(config, seed).double().eval()
     generator = torch.Generator().manual_seed(seed)
@@ -293,7 +240,7 @@ def lively(config: ModelConfig, seed: int = 0) -> Transformer:
 
 def keeps_input(config: ModelConfig) -> bool:
     """Whether what stands at a token surely reaches its logits; else sublayers may pass on next to nothing of it."""
-    return all(layer.residual.keeps_input for layer in config.resolve())
+    return all(layer.residual.keeps_input for layer in config.all_layers())
 
 
 def without_effect(model: Transformer) -> set[int]:
@@ -309,24 +256,36 @@ def random_tokens(seed: int, *shape: int) -> Tensor:
     return torch.randint(0, VOCAB_SIZE, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def logits_alone(model: Transformer, tokens: list[int], positions: list[int] | None = None) -> Tensor:
-    """The logits [T, V] of one document in a pass of its own: no cache, no padding, nothing beside it."""
+def source_for(model: Transformer, n_rows: int, length: int = 5) -> Tensor | None:
+    """Tokens [B, S] for the encoder of an encoder-decoder to read; None for the other stacks."""
+    return None if model.encoder is None else random_tokens(9, n_rows, length)
+
+
+def logits_alone(
+    model: Transformer, tokens: list[int], positions: list[int] | None = None, source: list[int] | None = None
+) -> Tensor:
+    """The logits [T, V] of one document (of a head over classes [C]) in a pass of its own: no cache, no padding,
+    nothing beside it."""
     layout = None if positions is None or positions == list(range(len(tokens))) else Layout(torch.tensor([positions]))
-    logits = model(torch.tensor([tokens]), layout).logits
+    read = None if source is None else Source(torch.tensor([source]))
+    logits = model(torch.tensor([tokens]), layout, source=read).logits
     assert logits is not None
     return logits[0]
 
 
-def keep_gradient(module: nn.Module) -> list[Tensor]:
-    """The outputs of `module`, to be listed as it runs, each of which keeps its gradient."""
-    outputs: list[Tensor] = []
+class Kept:
+    """The outputs of `module`, listed as it runs, each of which keeps its gradient, until `remove`."""
 
-    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def __init__(self, module: nn.Module) -> None:
+        self.outputs: list[Tensor] = []
+        self._handle = module.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         output.retain_grad()
-        outputs.append(output)
+        self.outputs.append(output)
 
-    module.register_forward_hook(keep)
-    return outputs
+    def remove(self) -> None:
+        self._handle.remove()
 
 
 def gradients(model: Transformer, score: Tensor) -> dict[str, Tensor]:

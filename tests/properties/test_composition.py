@@ -1,37 +1,37 @@
 """The strategy itself: it draws every registered part, plug-ins' too, and mostly legal compositions."""
 
+import random
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis.errors import NoSuchExample
+from pydantic import Field
+from typer.testing import CliRunner
 
-from sublayer.config import Count
+from sublayer.cli.app import app
+from sublayer.config import Count, Positive, Whole
 from sublayer.model import ModelConfig
 from sublayer.model.position import PositionConfig
-from sublayer.model.resolution import LAYER_FIELDS
-from sublayer.registry import Registry, load_plugin
-from tests.properties.composition import Source, compositions, lively, random_tokens
+from sublayer.registry import load_plugin
+from tests.properties.composition import as_yaml, composition_of, compositions, lively, random_tokens, tree_of
+from tests.properties.drawing import Choices
+from tests.properties.tally import families, kinds_of
 
 PLUGIN = Path(__file__).parent / "plugin_parts.py"
-
-
-def kinds_of(config: ModelConfig) -> set[tuple[str, str]]:
-    return {(part.registry.family, part.kind_name()) for layer in config.resolve() for _, part in layer.parts()}
 
 
 def test_every_registered_part_is_drawn() -> None:
     seen: set[tuple[str, str]] = set()
 
-    @settings(max_examples=200)
-    @given(compositions())
+    @settings(max_examples=500)
+    @given(compositions(by_token=None))
     def draw(composition: ModelConfig) -> None:
         seen.update(kinds_of(composition))
 
     draw()
-    families = [Registry.families[name] for name in LAYER_FIELDS]
-    expected = {(registry.family, part.kind_name()) for registry in families for part in registry}
-    assert seen >= expected | {("pattern", "full"), ("pattern", "window")}
+    assert seen >= {(family, part.kind_name()) for family, registry in families() for part in registry}
 
 
 @pytest.mark.usefixtures("registries")
@@ -54,17 +54,25 @@ def test_a_plug_in_s_part_is_drawn_with_its_options(family: str, kind: str) -> N
     assert lively(config)(random_tokens(1, 1, 5)).logits.isfinite().all()
 
 
+def all_there(seed: int) -> Choices:
+    return Choices(random.Random(seed).randbytes(8) + b"\xff" * 64)
+
+
 def test_options_stay_within_the_bounds_of_their_fields() -> None:
     class Bounded(PositionConfig):
-        count: Count | None = None
+        count: Count | None = 3
+        few: Annotated[Whole, Field(le=2)] = 0
+        share: Annotated[Positive, Field(le=1)] = 1.0
 
-    rope, seen = PositionConfig.registry["rope"], set()
-    for seed in range(100):
-        source = Source(lambda strategy: True, seed)
-        seen.add(source.option("", "count", Bounded.model_fields["count"]))
-        assert 0 < source.option("", "fraction", rope.model_fields["fraction"]) <= 1
-        assert source.option("", "dropout", ModelConfig.model_fields["dropout"]) == 0
-    assert seen == {None, 1, 2, 3, 4, 5, 6}
+    seen: dict[str, set[object]] = {name: set() for name in ("count", "few", "share")}
+    for seed in range(200):
+        choices = all_there(seed)
+        for name, values in seen.items():
+            values.add(choices.option("", name, Bounded.model_fields[name]))
+        assert choices.option("", "dropout", ModelConfig.model_fields["dropout"]) == 0
+    assert seen["count"] == {None, *range(1, 9)}
+    assert seen["few"] == {0, 1, 2}
+    assert seen["share"] == {1.0, 0.5, 0.25}
 
 
 def test_an_option_of_a_type_that_cannot_be_drawn_is_an_error_and_not_left_out() -> None:
@@ -72,4 +80,21 @@ def test_an_option_of_a_type_that_cannot_be_drawn_is_an_error_and_not_left_out()
         thing: bytes = b""
 
     with pytest.raises(TypeError, match=r"model\.odd\.thing: no way is known"):
-        Source(lambda strategy: True, 0).option("model.odd.thing", "thing", Odd.model_fields["thing"])
+        all_there(0).option("model.odd.thing", "thing", Odd.model_fields["thing"])
+
+
+def test_without_any_key_a_composition_has_few_choices() -> None:
+    """What hypothesis shrinks a failing one to."""
+    blob = random.Random(0).randbytes(8) + bytes(64)
+    tree = tree_of(Choices(blob), "decoder", True, {})
+    assert (tree["layers"], tree["head"]) == ([], {"kind": "tokens"})
+    assert not {"embedding", "tied_embeddings", "final_norm"} & set(tree)
+    assert set(tree["attention"]) == {"kind", "n_heads"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_printed_composition_can_be_pasted_into_check(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "composition.yaml"
+    path.write_text(as_yaml(composition_of(seed)), encoding="utf-8")
+    told = CliRunner().invoke(app, ["check", str(path)])
+    assert told.exit_code == 0, told.output

@@ -1,91 +1,26 @@
-"""Every kernel equals the reference: forward and gradients, in a whole model and by itself."""
+"""Every kernel equals attention written out, forward and gradients (in a whole model: statements/kernels.py)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
 from sublayer.model.attention.kernel import KERNELS, Attention, attend
 from sublayer.model.attention.pattern import Pattern, PatternConfig
 from sublayer.model.attention.pattern.base import Causal
 from sublayer.model.attention.score import OffsetBias, ScoreChange
 from sublayer.model.layout import Span
-from sublayer.registry import PartConfig
 from tests.properties.composition import (
     FEW_AND_MANY,
-    assert_equal_gradients,
-    assert_equal_logits,
-    compositions,
     examine,
     gradients,
-    lively,
     parts,
     random_tokens,
 )
-
-
-def with_kernel(config: ModelConfig, kernel: str) -> ModelConfig:
-    """The same composition with one kernel in every layer."""
-    registry = type(config.attention).registry
-
-    def set_kernel(value: Any) -> Any:
-        values = registry.expand(value, default_kind=config.attention.kind_name())
-        values = values.tree() if isinstance(values, PartConfig) else dict(values)
-        if "kernel" in registry[values["kind"]].model_fields:
-            values["kernel"] = kernel
-        return values
-
-    tree = config.tree()
-    tree["attention"] = set_kernel(tree["attention"])
-    tree["layers"] = [
-        layer | {"attention": set_kernel(layer["attention"])} if "attention" in layer else layer
-        for layer in tree["layers"]
-    ]
-    return ModelConfig.parse(tree)
-
-
-layouts = st.sampled_from(
-    [
-        None,
-        Layout.ragged([9, 0, 4]),
-        Layout(document_BT=torch.tensor([[0] * 4 + [1] * 5, [1] * 9, [5, 6, 7, 7, 7, 7, 8, 8, 8]])),
-        Layout(
-            document_BT=torch.tensor([[0] * 4 + [1] * 5] * 3),
-            valid_BT=torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 0]] * 3, dtype=torch.bool),
-        ),
-    ]
-)
-
-
-@pytest.mark.parametrize("kernel", ["auto", *(name for name in KERNELS if name != "reference")])
-@pytest.mark.parametrize("times", FEW_AND_MANY)
-def test_a_model_computes_the_same_with_every_kernel(kernel: str, times: int) -> None:
-    def check(composition: ModelConfig, layout: Layout | None) -> None:
-        reference = lively(with_kernel(composition, "reference"))
-        try:
-            other = lively(with_kernel(composition, kernel))
-        except ConfigError as error:
-            assume(f"the kernel '{kernel}' cannot carry" not in str(error))
-            raise
-        tokens = random_tokens(1, 3, 9)
-        cotangent = torch.randn(3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-
-        expected, actual = reference(tokens, layout).logits, other(tokens, layout).logits
-        assert_equal_logits(actual, expected)
-        assert_equal_gradients(
-            gradients(other, (actual * cotangent).sum()), gradients(reference, (expected * cotangent).sum())
-        )
-
-    examine(check, 60 * times, fixed=times == 1, composition=compositions(), layout=layouts)
-
-
-# ------------------------------------------------------------------------------------------------ the kernels alone
+from tests.properties.statements.kernels import with_kernel
 
 
 @dataclass

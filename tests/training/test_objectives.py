@@ -244,7 +244,7 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
                 "model.stack": "decoder",
                 "model.head": {"kind": "classes", "pooling": "first"},
             },
-            r"model\.head\.pooling: the first token of a decoder has",
+            r"model\.head: pooling: the first token of a decoder has",
         ),
         ({"model.stack": "decoder"}, r"data\.objective: masked predicts a token from both sides, .* choose causal"),
     ],

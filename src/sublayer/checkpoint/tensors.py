@@ -16,6 +16,9 @@ from sublayer.files import written_aside
 DIGEST = "sublayer_sha256"
 """The metadata key of the digest of a file's tensors."""
 
+ALIGNMENT = 64
+"""Bytes to a multiple of which PyTorch's own tensors are placed in memory."""
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` and their digest to `path`, which is replaced at once and in whole.
@@ -49,7 +52,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]] | None = No
             names = set(file.keys())
             if expected is not None:
                 _check_shapes(path, {name: tuple(file.get_slice(name).get_shape()) for name in names}, expected)
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: _aligned(file.get_tensor(name)) for name in names}
             written = (file.metadata() or {}).get(DIGEST)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy it again from where it was whole.") from None
@@ -58,6 +61,15 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]] | None = No
             f"{path} was changed after it was written (its digest differs); copy it again from its origin."
         )
     return tensors
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor where PyTorch would have put it.
+
+    In the file it can stand anywhere, and sums over numbers that begin elsewhere may be taken in another order: loaded
+    weights would then give logits that differ in the last bit.
+    """
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -138,6 +138,10 @@ class ModelConfig(Config):
         else:
             self._refuse_without_encoder()
         self._resolved = resolved(chosen, places, self.layers, ("layers",), self.shape)
+        try:
+            self.head.filled(self.shape)
+        except ValueError as error:
+            raise located(("head",), str(error)) from None
         widths = {layer.position.d_token(self.shape) for layer in (*self._resolved[:1], *self._encoder[:1])}
         if len(widths) > 1:
             raise located(

@@ -11,7 +11,7 @@ from sublayer.model.attention.base import AttentionChoice, AttentionConfig
 from sublayer.model.feed_forward import FeedForwardChoice
 from sublayer.model.norm import NormChoice
 from sublayer.model.part import CacheExact, ModelPart, StackShape
-from sublayer.model.position import PositionChoice
+from sublayer.model.position import PositionChoice, none
 from sublayer.model.residual import ResidualChoice
 
 LAYER_FIELDS = ("position", "attention", "feed_forward", "residual", "norm")
@@ -111,6 +111,9 @@ class _Layer:
             layer.position.check(self.shape, layer.attention.heads(), layer.attention.seen(self.shape.direction))
             refused = "attention"
             layer.attention.check(layer.position)
+            if layer.cross_attention is not None:
+                refused = CROSS
+                layer.cross_attention.check(none.NoPositionConfig())  # there is none between two sequences
         except ValueError as error:
             cause = next((name for name in (refused, "position", "attention") if name in self.change), None)
             raise located((*self.where, cause) if cause else self.places[refused], str(error)) from None

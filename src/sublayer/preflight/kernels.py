@@ -55,7 +55,7 @@ def _chosen(
     example = layer.attention.example(shape.direction, span, number, decoding=not trained)
     if example is None:
         return OWN
-    position = layer.position.build(shape, layer.attention.heads())
+    position = layer.position.build(shape, layer.attention.heads()).train(trained)
     change = position.prepare(*example.positioned, span, example.call.scale)
     kernel, why = explain(example.kernel, replace(example.call, score_change=change), example.q_BHTK)
     return KernelChoice(kernel.name, why)

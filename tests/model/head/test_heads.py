@@ -51,8 +51,10 @@ def test_the_loss_is_that_of_the_capped_and_biased_logits() -> None:
     torch.testing.assert_close(out.loss, F.cross_entropy(out.logits.flatten(0, 1), targets.flatten()))
 
 
-@pytest.mark.parametrize("pooling", ["first", "mean", "last"])
-@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    ("pooling", "stack"),
+    [("first", "encoder"), ("mean", "encoder"), ("last", "encoder"), ("mean", "decoder"), ("last", "decoder")],
+)
 def test_a_row_is_scored_alike_alone_and_padded_at_either_side(pooling: str, stack: str) -> None:
     net = model(stack=stack, head={"kind": "classes", "n_classes": 3, "pooling": pooling, "hidden": True})
     text = tokens(1, 4)
@@ -85,6 +87,8 @@ def test_the_loss_of_classes_leaves_out_rows_without_one() -> None:
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match=r"head.n_classes: is required to build a model"):
         model(head="classes")
+    with pytest.raises(ConfigError, match=r"^head: pooling: the first token of a decoder has seen no other"):
+        model(head={"kind": "classes", "n_classes": 3, "pooling": "first"})
     net = model(head={"kind": "classes", "n_classes": 3})
     with pytest.raises(ValueError, match=r"targets have shape \(1, 5\), but a class is needed for 1 rows"):
         net(tokens(1, 5), targets=tokens(1, 5))

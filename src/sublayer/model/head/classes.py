@@ -54,6 +54,11 @@ class ClassHeadConfig(HeadConfig):
         """How many classes there are, as far as that is known."""
         return self.n_classes or len(self.classes) or None
 
+    def filled(self, shape: StackShape) -> Self:
+        if shape.stack == "decoder" and self.pooling == "first":
+            raise ValueError("pooling: the first token of a decoder has seen no other; choose last or mean")
+        return self
+
     def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
         return 0.0  # it is a row that is scored, once
 
