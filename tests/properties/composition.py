@@ -86,12 +86,18 @@ def compositions(
     return config
 
 
-def composition_of(seed: int) -> ModelConfig:
-    """A legal composition by its number, without hypothesis."""
+def composition_of(seed: int, fixed: dict[str, Any] | None = None) -> ModelConfig:
+    """A legal composition by its number, without hypothesis.
+
+    Args:
+        seed: the number.
+        fixed: keys of `ModelConfig` that are given and not drawn.
+    """
     bytes_of = random.Random(seed).randbytes
     while True:
+        choices = Choices(bytes_of(SEED_BYTES + 64), dropout=True)
         with suppress(ConfigError):
-            return ModelConfig.parse(tree_of(Choices(bytes_of(SEED_BYTES + 64), True), None, None, {}))
+            return ModelConfig.parse(tree_of(choices, None, None, fixed or {}))
 
 
 def tree_of(choices: Choices, stack: Any, by_token: bool | None, fixed: dict[str, Any]) -> dict[str, Any]:

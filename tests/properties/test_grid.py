@@ -23,7 +23,7 @@ FEW, PART = 300, 100
 def draw(n_examples: int, number: int | None) -> None:
     """Draws so many compositions, the same for the same number, and puts all that applies to each."""
 
-    @settings(max_examples=n_examples)
+    @settings(max_examples=n_examples, derandomize=number is not None)
     @given(composition=compositions(by_token=None, dropout=True, tally=TALLY), dice=st.integers(0, 2**16 - 1))
     def put(composition: ModelConfig, dice: int) -> None:
         subject = Subject(composition)
@@ -33,10 +33,7 @@ def draw(n_examples: int, number: int | None) -> None:
             if statement.put(subject, dice):
                 TALLY.applied(statement.name, time.perf_counter() - start)
 
-    if number is None:
-        settings(derandomize=False)(put)()
-    else:
-        seed(number)(put)()
+    (put if number is None else seed(number)(put))()
     assert TALLY.share >= LEAST_SHARE
 
 

@@ -10,12 +10,18 @@ from itertools import groupby
 
 import pytest
 import torch
-from hypothesis import note
+from hypothesis import currently_in_test_context, note
 from torch import Tensor
 
 from sublayer.model import Layout, ModelConfig, Source, State
 from tests.properties.composition import MAX_LENGTH, assert_equal_logits, logits_alone, random_tokens
 from tests.properties.statement import Subject, decodes, some_tokens, statement
+
+
+def remark(text: str) -> None:
+    """To be printed when a test by hypothesis fails."""
+    if currently_in_test_context():
+        note(text)
 
 
 @dataclass
@@ -135,7 +141,7 @@ class Game:
             document_BT=documents if packed else None,
             valid_BT=valid if self.style.ragged else None,
         )
-        note(f"feed {counts} of {width}{' (left)' * at_left}: {layout if not layout.plain else 'plain'}")
+        remark(f"feed {counts} of {width}{' (left)' * at_left}: {layout if not layout.plain else 'plain'}")
 
         source = None if self.state.sourced else self.source
         logits = self.subject.model(tokens, None if layout.plain else layout, source=source, state=self.state).logits
@@ -163,7 +169,7 @@ class Game:
 
     def select(self) -> None:
         chosen = [self.dice.randrange(len(self.rows)) for _ in range(self.dice.randint(1, 3))]
-        note(f"select {chosen}")
+        remark(f"select {chosen}")
         self.state.select(chosen)
         self.rows = [self.rows[number].copy() for number in chosen]
 
@@ -175,7 +181,7 @@ class Game:
         else:
             steps = [self.dice.choice([min(most), min(most) // 2])] * len(self.rows)
             self.state.rewind(steps[0])
-        note(f"rewind {steps}")
+        remark(f"rewind {steps}")
         for row, n_tokens in zip(self.rows, steps, strict=True):
             row.forget(n_tokens)
 
@@ -189,7 +195,7 @@ def limit_of(config: ModelConfig) -> int:
 @statement(lambda config: decodes(config) and not config.cache_exact().reason)
 def decoding_with_a_state_equals_one_full_pass(subject: Subject, dice: random.Random) -> None:
     style = Style(*(dice.random() < 0.5 for _ in range(3)))
-    note(str(style))
+    remark(str(style))
     with torch.no_grad():
         Game(subject, dice, style, limit_of(subject.config)).play(dice.randint(1, 4))
 
