@@ -1,7 +1,8 @@
 """Bugs planted by hand, each of which the grid's statements find: the grid is able to fail.
 
 Each bug is one that could be written: it leaves a model that runs, with finite numbers of the right shapes.  It is put
-in before the compositions are built, and only those with the part are drawn, as the grid itself has enough of them (that nothing is found without a bug, the grid says).
+in before the compositions are built, and only those with the part are drawn, of which the grid itself has enough.  That
+nothing is found without a bug, the grid says.
 """
 
 from collections.abc import Callable, Iterator
