@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from sublayer.data.tokenizer.stream import Stream
 from sublayer.errors import ConfigError, DataError, RunError
 from sublayer.generation import Completion, GenerationConfig, generate
 from sublayer.generation.beams import Hypothesis, search
 from sublayer.generation.sampling import penalised
-from sublayer.model import ModelConfig, Transformer
+from sublayer.model import Transformer
+from tests.model.oracles import families
+from tests.model.oracles.families import randomised
 
 from .models import PAIR, PAIRS, TOKENIZER, Scripted, config, pair, tiny
 
@@ -188,16 +190,7 @@ FEW = list(product([-1.0, 0.6, 2.5], [True, False, "never"], [3]))
 MANY = list(product([-1.0, 0.0, 0.4, 1.0, 1.5, 3.0], [True, False, "never"], [2, 4, 7, 16]))
 
 
-def randomised(model: nn.Module, std: float) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=std, generator=generator)
-    return model.eval()
-
-
 def gpt2() -> tuple[Transformer, Any]:
-    transformers = pytest.importorskip("transformers")
     special = {"eos_token_id": 0, "bos_token_id": 0, "tie_word_embeddings": False}
     sizes = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32, "n_inner": 24, "vocab_size": VOCABULARY}
     theirs = randomised(transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **special)), std=0.15)
@@ -206,75 +199,14 @@ def gpt2() -> tuple[Transformer, Any]:
         theirs.transformer.ln_f.weight.fill_(1.0)
         theirs.lm_head.weight *= 4
         theirs.lm_head.weight[0] *= 3
-    ours = ModelConfig(
-        vocab_size=VOCABULARY,
-        d_model=16,
-        n_layers=2,
-        max_length=32,
-        position="learned",
-        norm="layer",
-        attention={"n_heads": 2, "bias": True},
-        feed_forward={"kind": "dense", "activation": "gelu_tanh", "d_ff": 24, "bias": True},
-        tied_embeddings=False,
-    )
-    words = {"transformer.": "", "wte": "embedding", "wpe": "positions.0", "h.": "blocks.", ".attn": ".attention"}
-    words |= {"ln_1": "residual.norms.0", "ln_2": "residual.norms.1", "ln_f": "final_norm"}
-    words |= {
-        "mlp.c_fc": "feed_forward.up",
-        "mlp.c_proj": "feed_forward.down",
-        "c_proj": "output",
-        "lm_head": "head.output",
-    }
-    weights = {}
-    for name, value in theirs.state_dict().items():
-        for old, new in words.items():
-            name = name.replace(old, new)
-        if "c_attn" in name:
-            for part, third in zip(("query", "key", "value"), value.chunk(3, dim=-1), strict=True):
-                weights[name.replace("c_attn", part)] = third.mT if third.dim() == 2 else third
-        else:
-            turned = "feed_forward" in name or ".attention.output" in name
-            weights[name] = value.T if turned and value.dim() == 2 else value
-    model = Transformer(ours)
-    model.load_state_dict(weights)
-    return model, theirs
+    return families.gpt2(theirs), theirs
 
 
 def t5() -> tuple[Transformer, Any]:
-    transformers = pytest.importorskip("transformers")
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": VOCABULARY}
     special = {"eos_token_id": 0, "pad_token_id": 0, "decoder_start_token_id": 0}
     theirs = randomised(transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, **special)), std=0.6)
-    ours = ModelConfig(
-        stack="encoder_decoder",
-        vocab_size=VOCABULARY,
-        d_model=16,
-        n_layers=2,
-        position="t5",
-        attention={"n_heads": 2, "scale": 1.0},
-        feed_forward={"kind": "dense", "activation": "relu", "d_ff": 24},
-        head={"scale": "1/sqrt_d_model"},
-    )
-    words = {"shared": "embedding", "decoder.": "", "block.": "blocks.", "final_layer_norm": "final_norm"}
-    words |= {
-        "layer.0.layer_norm": "residual.norms.0",
-        "SelfAttention": "attention",
-        "EncDecAttention": "cross_attention",
-    }
-    words |= {".q.": ".query.", ".k.": ".key.", ".v.": ".value.", ".o.": ".output."}
-    words |= {"DenseReluDense.wi": "feed_forward.up", "DenseReluDense.wo": "feed_forward.down"}
-    words |= {f"layer.{number}.layer_norm": f"residual.norms.{number}" for number in (1, 2)}
-    words |= {f"layer.{number}.": "" for number in range(3)}
-    words |= {"blocks.0.attention.relative_attention_bias": "positions.0"}
-    weights = {}
-    for name, value in theirs.state_dict().items():
-        if "embed_tokens" not in name and name != "lm_head.weight":  # tied
-            for old, new in words.items():
-                name = name.replace(old, new)
-            weights[name] = value
-    model = Transformer(ours)
-    model.load_state_dict(weights)
-    return model, theirs
+    return families.t5(theirs), theirs
 
 
 @pytest.mark.parametrize("searches", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])

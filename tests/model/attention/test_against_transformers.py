@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sublayer.model import Layout, ModelConfig, Transformer
+from sublayer.model import Layout
 from sublayer.model.attention.multi_head import MultiHeadConfig
 from sublayer.model.layout import Span
 from sublayer.model.part import Heads, StackShape
@@ -131,94 +131,3 @@ def test_an_attention_of_theirs(
     actual = ours(config, halved(weights) if family == "qwen3_next" else weights, x)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     assert expected.abs().mean() > 0.1
-
-
-# ------------------------------------------------------------------------------------------------------ whole models
-
-
-def random_model(config: Any) -> nn.Module:
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.3)
-    return model
-
-
-def renamed(weights: dict[str, Tensor], words: dict[str, str]) -> dict[str, Tensor]:
-    """Weights under our names: each of `words` replaced in turn."""
-    found = {}
-    for name, value in weights.items():
-        for old, new in words.items():
-            name = name.replace(old, new)
-        found[name] = value
-    return found
-
-
-def assert_equal_logits(model: Transformer, expected: nn.Module) -> None:
-    tokens = torch.randint(0, 30, (2, LENGTH), generator=torch.Generator().manual_seed(2))
-    state = model.init_state(2, LENGTH)
-    with torch.no_grad():
-        wanted = expected(input_ids=tokens).logits
-        torch.testing.assert_close(model(tokens).logits, wanted, rtol=1e-5, atol=1e-5)
-        steps = [model(tokens[:, t : t + 1], state=state).logits for t in range(LENGTH)]
-    torch.testing.assert_close(torch.cat(steps, 1), wanted, rtol=1e-5, atol=1e-5)
-    assert wanted.std() > 0.1
-
-
-def test_a_llama() -> None:
-    theirs = random_model(transformers.LlamaConfig(**SIZES | {"tie_word_embeddings": False, "rms_norm_eps": 1e-6}))
-    model = Transformer(
-        ModelConfig(
-            vocab_size=30,
-            d_model=48,
-            n_layers=2,
-            attention=OURS,
-            feed_forward={"kind": "gated", "d_ff": 40},
-            tied_embeddings=False,
-        )
-    )
-    words = {
-        "model.": "",
-        "embed_tokens": "embedding",
-        "lm_head": "head.output",
-        "layers": "blocks",
-        "self_attn": "attention",
-    }
-    words |= {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "output"}
-    words |= {"mlp": "feed_forward", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-    words |= {"input_layernorm": "residual.norms.0", "post_attention_layernorm": "residual.norms.1"}
-    weights = renamed(dict(theirs.state_dict()), words)
-    weights["final_norm.weight"] = weights.pop("norm.weight")
-    model.load_state_dict(weights)
-    assert_equal_logits(model, theirs)
-
-
-def test_a_gpt2() -> None:
-    theirs = random_model(
-        transformers.GPT2Config(n_embd=48, n_head=4, n_layer=2, n_positions=32, n_inner=40, vocab_size=30)
-    )
-    model = Transformer(
-        ModelConfig(
-            vocab_size=30,
-            d_model=48,
-            n_layers=2,
-            max_length=32,
-            position="learned",
-            norm="layer",
-            attention={"n_heads": 4, "bias": True},
-            feed_forward={"kind": "dense", "activation": "gelu_tanh", "d_ff": 40, "bias": True},
-        )
-    )
-    words = {"transformer.": "", "wte": "embedding", "wpe": "positions.0", "h.": "blocks.", ".attn": ".attention"}
-    words |= {"ln_1": "residual.norms.0", "ln_2": "residual.norms.1", "ln_f": "final_norm"}
-    words |= {"mlp.c_fc": "feed_forward.up", "mlp.c_proj": "feed_forward.down", "c_proj": "output"}
-    weights: dict[str, Tensor] = {}
-    for name, value in renamed(dict(theirs.state_dict()), words).items():
-        if "c_attn" in name:
-            for part, third in zip(("query", "key", "value"), value.chunk(3, dim=-1), strict=True):
-                weights[name.replace("c_attn", part)] = third.T if third.dim() == 2 else third
-        elif name != "lm_head.weight":  # tied
-            weights[name] = value.T if value.dim() == 2 and ("feed_forward" in name or "output" in name) else value
-    model.load_state_dict(weights)
-    assert_equal_logits(model, theirs)
