@@ -130,19 +130,3 @@ def test_something_else_wanted_is_refused() -> None:
     model = Transformer(ModelConfig(vocab_size=5, d_model=12, n_layers=1, attention={"n_heads": 3}))
     with pytest.raises(ValueError, match=r"want: \['gradients'\] cannot be returned; choose from \['attention'"):
         model(torch.zeros(1, 2, dtype=torch.int64), want=["gradients"])
-
-
-def test_uniform_causal_attention_halves_the_mean_index_with_every_layer() -> None:
-    """Rollout of t layers of uniform causal attention: the mean index read at place i is i/2^t (positions.md, 1)."""
-    config = ModelConfig(
-        vocab_size=5, d_model=8, n_layers=4, position="none", attention={"n_heads": 1}, feed_forward="none"
-    )
-    model = Transformer(config).double()
-    for block in model.blocks:
-        torch.nn.init.zeros_(block.attention.query.weight)
-    report = model(torch.randint(0, 5, (1, 64)), want=["attention"]).report
-    rollout = torch.eye(64, dtype=torch.float64)
-    index = torch.arange(64, dtype=torch.float64)
-    for t, weights in enumerate(report.attention.values(), start=1):
-        rollout = weights[0, 0] @ rollout
-        assert torch.allclose(rollout @ index, index / 2**t)
