@@ -7,8 +7,10 @@ over on either side is refused.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sublayer.model import Layout, ModelConfig, Transformer
 
@@ -139,9 +141,27 @@ def assert_same(actual: Tensor, expected: Tensor, valid_BT: Tensor | None = None
     """No logit of a token differs by more than 1e-5 of the greatest, and they are no constants."""
     if valid_BT is not None:
         actual, expected = actual[valid_BT], expected[valid_BT]
-    assert actual.shape == expected.shape
     assert expected.std() > 0.05
-    assert float((actual - expected).detach().abs().max() / expected.detach().abs().max()) <= 1e-5
+    assert apart(actual, expected) <= 1e-5
+
+
+def apart(actual: Tensor, expected: Tensor) -> float:
+    """The greatest difference, in proportion to the greatest number."""
+    assert actual.shape == expected.shape
+    return float((actual - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+def assert_learns_alike(
+    model: Transformer, theirs: Any, tokens_BT: Tensor, given: Mapping[str, Any], theirs_given: Mapping[str, Any]
+) -> None:
+    """The loss of the same targets, some of them none, and what comes down to the embeddings, are the same."""
+    targets_BT = tokens_BT.roll(-1, dims=1).masked_fill(tokens_BT % 5 == 0, -100)
+    expected = F.cross_entropy(theirs(**theirs_given).logits.flatten(0, 1), targets_BT.flatten())
+    expected.backward()
+    loss = model(tokens_BT, targets=targets_BT, **given).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert apart(model.embedding.weight.grad, theirs.get_input_embeddings().weight.grad) <= 1e-4
 
 
 def assert_all_count(model: Transformer, logits: Tensor, but: Iterable[str] = ()) -> None:

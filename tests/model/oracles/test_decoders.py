@@ -12,7 +12,15 @@ from torch import Tensor
 from sublayer.model import Transformer
 from tests.model.attention import test_differential, test_latent
 from tests.model.oracles import families
-from tests.model.oracles.families import GATED, PROJECTIONS, assert_all_count, assert_same, divided, randomised
+from tests.model.oracles.families import (
+    GATED,
+    PROJECTIONS,
+    assert_all_count,
+    assert_learns_alike,
+    assert_same,
+    divided,
+    randomised,
+)
 
 VOCABULARY = 30
 SIZES = {
@@ -83,6 +91,18 @@ def qwen3() -> Pair:
     theirs = of("Qwen3", tie_word_embeddings=True)
     weights = renamed(theirs, q_norm="query_norm", k_norm="key_norm")
     return families.built(weights, **OURS | {"attention": OURS["attention"] | {"qk_norm": True}}), theirs
+
+
+def cohere() -> Pair:
+    """Sublayers side by side after one norm that has no shift, pairs interleaved, logits scaled (Command R)."""
+    theirs = of("Cohere", logit_scale=0.25, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    changes = {
+        "position": {"kind": "rope", "layout": "interleaved", "theta": 5e5},
+        "norm": {"kind": "layer", "bias": False},
+        "residual": "parallel",
+        "head": {"scale": 0.25},
+    }
+    return families.built(renamed(theirs), **OURS | changes), theirs
 
 
 def gemma2() -> Pair:
@@ -202,7 +222,7 @@ def by_layer(
     return found
 
 
-DECODERS = [gpt2, llama, qwen3, gemma2, bloom, gpt_neox, gpt_j, deepseek_v3, diffllama]
+DECODERS = [gpt2, llama, qwen3, cohere, gemma2, bloom, gpt_neox, gpt_j, deepseek_v3, diffllama]
 
 
 @pytest.mark.parametrize("pair", DECODERS)
@@ -230,3 +250,10 @@ def test_the_logits_token_by_token(pair: Callable[[], Pair]) -> None:
         expected = theirs(tokens_BT).logits
         steps = [model(tokens_BT[:, t : t + 1], state=state).logits for t in range(11)]
     assert_same(torch.cat(steps, 1), expected)
+
+
+@pytest.mark.parametrize("pair", DECODERS)
+def test_the_loss_and_its_gradient(pair: Callable[[], Pair]) -> None:
+    model, theirs = pair()
+    tokens_BT, _ = families.ragged(VOCABULARY, [11, 11], seed=3)
+    assert_learns_alike(model, theirs, tokens_BT, {}, {"input_ids": tokens_BT})

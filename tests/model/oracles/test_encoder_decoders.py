@@ -10,7 +10,13 @@ from torch import nn
 
 from sublayer.model import Source, Transformer
 from tests.model.oracles import families
-from tests.model.oracles.families import PROJECTIONS, assert_all_count, assert_same, randomised
+from tests.model.oracles.families import (
+    PROJECTIONS,
+    assert_all_count,
+    assert_learns_alike,
+    assert_same,
+    randomised,
+)
 
 VOCABULARY = 30
 Pair = tuple[Transformer, Any]
@@ -171,3 +177,13 @@ def test_the_logits_token_by_token(pair: Callable[[], Pair]) -> None:
         steps = [model(tokens_BT[:, :1], state=state, source=Source(source_BS, source)).logits]
         steps += [model(tokens_BT[:, t : t + 1], state=state).logits for t in range(1, 9)]
     assert_same(torch.cat(steps, 1), expected)
+
+
+@pytest.mark.parametrize("pair", FAMILIES)
+def test_the_loss_and_its_gradient(pair: Callable[[], Pair]) -> None:
+    model, theirs = pair()
+    source_BS, source = families.ragged(VOCABULARY, [17, 6])
+    tokens_BT, _ = families.ragged(VOCABULARY, [9, 9], seed=3)
+    given = {"source": Source(source_BS, source)}
+    theirs_given = {"input_ids": source_BS, "attention_mask": source.valid_BT.long(), "decoder_input_ids": tokens_BT}
+    assert_learns_alike(model, theirs, tokens_BT, given, theirs_given)
