@@ -305,9 +305,8 @@ def gradients(model: Transformer, score: Tensor) -> dict[str, Tensor]:
 
 
 def assert_equal_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Equal up to rounding, on the scale of the largest gradient of all."""
+    """Equal up to rounding, on the scale of the largest gradient of all (0 where a soft cap is reached everywhere)."""
     scale = max(float(gradient.abs().max()) for gradient in expected.values())
-    assert scale > 0
     for name, gradient in expected.items():
         assert actual[name].isfinite().all(), f"{name} has a gradient that is not finite"
         torch.testing.assert_close(
