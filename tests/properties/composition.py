@@ -107,7 +107,7 @@ def tree_of(choices: Choices, stack: Any, by_token: bool | None, fixed: dict[str
     tree: dict[str, Any] = {
         "stack": choices.choose("stack", stacks),
         "vocab_size": VOCAB_SIZE,
-        "d_model": choices.choose("d_model", [8, 16, 16, 16, 16, 12]),
+        "d_model": choices.choose("d_model", [8, 16, 16, 16, 32, 12]),
         "n_layers": choices.choose("n_layers", [1, 2, 2, 3]),
         "max_length": MAX_LENGTH,
         # Values as large as a trained model's: with the usual 0.02 a wrong mask would hardly be seen in the logits.

@@ -129,9 +129,10 @@ class Choices:
             return self.choose(path, [LONGEST, LONGEST + 16])
         upper = [int(rule.le) for rule in _rules(metadata) if isinstance(rule, annotated_types.Le)]
         free = [x for x in (range(min(upper) + 1) if upper else [0, *SMALL]) if _within(x, metadata)]
-        if name.startswith("d_"):  # normalised, a single number is 0
-            free = [x for x in free if x > 1]
-        fitting = [x for x in (1, *[self._size] * 4) if x in free and (x > 1 or name not in USUALLY)]
+        size = self._size
+        if name.startswith("d_"):  # normalised, a single number is 0; and of two, rotary positions have one pair only
+            free, size = [x for x in free if x > 1], 2 * size
+        fitting = [x for x in (1, *[size] * 4) if x in free and (x > 1 or name not in USUALLY)]
         return self.choose(path, fitting if fitting and not self._loose else free)
 
     def _members(self, annotation: Any) -> Sequence[Any]:
@@ -143,7 +144,7 @@ class Choices:
 def _weight(part: type[PartConfig]) -> int:
     """How often a kind is drawn: more often where it has kinds of another family to choose from."""
     inner = [_registry(field) for field in part.model_fields.values()]
-    return max([1, *(len(list(registry)) // 2 for registry in inner if registry is not None)])
+    return min(4, max([1, *(len(list(registry)) // 2 for registry in inner if registry is not None)]))
 
 
 def _registry(field: FieldInfo) -> Registry[Any] | None:

@@ -33,11 +33,12 @@ def every_parameter_gets_a_finite_gradient(subject: Subject, dice: random.Random
 
 def cancelled(config: ModelConfig) -> list[str]:
     """In whose parameters some have no gradient by right: as a softmax cancels them (a bias of keys; everything about
-    scores where a query sees itself alone), or as a threshold that all queries but the first are beyond."""
+    scores where a query sees itself alone), or as a threshold that all queries but the first are beyond, or as a power
+    of distances that are 0 and 1."""
     seen = [layer.attention.seen(config.shape.direction) for layer in config.resolve()]
     seen += [layer.attention.seen("bidirectional") for layer in config.resolve_encoder()]
-    alone = any(pattern.n_pairs(2) <= 2 for pattern in seen)
-    return ["key", "query", "threshold", *(["positions"] if alone else [])]
+    near = any(not pattern.visible(torch.tensor(2), torch.tensor(0)) for pattern in seen)
+    return ["key", "query", "threshold", *(["positions"] if near else [])]
 
 
 @statement()
