@@ -36,7 +36,7 @@ def _part(part: type[PartConfig]) -> str:
     if part.paper:
         lines += ["", f"*{part.paper}*"]
     if part.abilities():
-        lines += ["", "; ".join(part.abilities()) + "."]
+        lines += ["", "For " + " · ".join(part.abilities())]
     if part.shorthands:
         lines += ["", "In short: " + ", ".join(f"`{name}`" for name in part.shorthands)]
     if options(part):

@@ -158,3 +158,12 @@ def test_the_errors_shown_are_the_ones_given(tmp_path: Path) -> None:
         program = [sys.executable, "-c", "from sublayer.cli import main; main()", *shlex.split(command)]
         ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (ended.returncode, ended.stderr.strip()) == (2, message)
+
+
+def test_the_page_of_parts_has_every_family() -> None:
+    import sublayer.run  # noqa: F401  (registers every part)
+    from sublayer.registry import Registry
+
+    page = (ROOT / "docs/parts.md").read_text(encoding="utf-8")
+    # Parts of a test's own may be registered by then, but no family of theirs.
+    assert sorted(re.findall(r"<!-- parts: (\S+) -->", page)) == sorted(Registry.families)
