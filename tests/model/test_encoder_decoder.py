@@ -182,3 +182,12 @@ def test_rows_that_change_places_keep_their_source(before: list[int]) -> None:
         seen = torch.cat([seen, new], 1)
         logits = net(new, state=state).logits
         torch.testing.assert_close(logits[:, 0], net(seen, source=read).logits[:, -1], rtol=1e-9, atol=1e-9)
+
+
+def test_it_compiles_as_one_graph() -> None:
+    net, target, source = model(position="t5", n_layers=1), tokens(2, 4), tokens(2, 6, seed=1)
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(
+        compiled(target, source=source, targets=target).loss, net(target, source=source, targets=target).loss
+    )

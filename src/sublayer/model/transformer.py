@@ -157,7 +157,8 @@ class Transformer(Stack):
         """
         if self.encoder is None:
             raise ValueError(f"source: {self.config.shape.words} reads its tokens alone; leave the source out.")
-        source = source if isinstance(source, Source) else Source(source)
+        # (Dynamo does not follow the default of a layout that is left out.)
+        source = source if isinstance(source, Source) else Source(source, Layout())
         self._check(source.tokens_BS, source.layout)
         plain = source.layout.plain
         layout = source.layout.resolved(source.tokens_BS.shape[1], source.tokens_BS.device)
