@@ -108,7 +108,7 @@ def test_wrong_arguments(config: Path, here: Path, fails: Fails) -> None:
     assert "there is no config folder/config.yaml" in fails("train", "folder")
     assert "'my.yaml' is one config too many" in fails("train", "my.yaml", "my.yaml")
     assert "there is no config training.steps" in fails("train", "training.steps")
-    assert "--preset: there is no preset 'none'; choose from: bloom, " in fails("train", "--preset", "none")
+    assert "--preset: there is no preset 'none'; choose from: bert-base, " in fails("train", "--preset", "none")
     assert "give either a preset or the config" in fails("train", "my.yaml", "--preset", "default")
     assert "--out: folder exists already" in fails("train", "my.yaml", "--out", "folder")
     assert "--resume: there is no run below runs/" in fails("train", "--resume")
