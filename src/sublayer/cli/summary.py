@@ -17,6 +17,9 @@ MARGINAL = "the targets' frequencies"
 PROMPTS = {"code": "def read_lines(", "prose": "Return the "}
 """The beginning of a sample by domain; any other domain begins with its own held-out text."""
 
+GAPS = {"masked": ("fill", " [MASK]", ""), "span_corruption": ("generate", " <extra_id_0>", " --special-tokens")}
+"""By objective: the verb that fills a gap, how a gap is written, and the options that it takes."""
+
 
 class Figure(NamedTuple):
     """A column of the table: a score's figure, what it is called, and how it is written."""
@@ -53,16 +56,28 @@ def show_summary(run: Run, console: Console) -> None:
     console.rule(Text("next", style="dim"), align="left", style="dim")
     where = shlex.quote(str(run.directory))
     first = sorted(run.held_out)[0]
-    question = _question(run, first)
-    prompt = shlex.quote(question[-1]["content"] if question else PROMPTS.get(first, "Once"))
     more = 2 * run.config.training.steps
     for command in (
-        *([f"sublayer generate {where} {'--chat ' if question else ''}{prompt}"] if decodes else []),
+        _use(run, where, first),
         f"sublayer train --resume --out {where} training.steps={more}",
         f"sublayer train {where}/config.yaml model.position=alibi --out {where}-alibi",
         f"tensorboard --logdir {where}/tensorboard",
     ):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _use(run: Run, where: str, domain: str) -> str:
+    """The command that asks the model what it was trained for."""
+    prompt = PROMPTS.get(domain, "Once")
+    kind = run.config.data.objective.kind_name()
+    if kind in GAPS:
+        verb, gap, options = GAPS[kind]
+        return f"sublayer {verb} {where} {shlex.quote(prompt + gap)}{options}"
+    if run.config.data.objective.classifies:
+        return f"sublayer classify {where} {shlex.quote(prompt)}"
+    question = _question(run, domain)
+    asked = shlex.quote(question[-1]["content"] if question else prompt)
+    return f"sublayer generate {where} {'--chat ' if question else ''}{asked}"
 
 
 def _table(run: Run) -> Table:

@@ -1,0 +1,61 @@
+"""The command that a run's summary names to ask the model is one that works."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_verbs import run
+
+SMALL = [
+    "model.d_model=16",
+    "model.n_layers=1",
+    "model.attention.n_heads=2",
+    "data.tokenizer=bytes",
+    "data.sequence_length=32",
+    "training.steps=2",
+    "training.batch_size=2",
+    "training.baselines=false",
+]
+
+
+@pytest.mark.parametrize(
+    ("stack", "objective", "named"),
+    [
+        ("decoder", "causal", "sublayer generate "),
+        ("encoder", "masked", "sublayer fill "),
+        ("encoder_decoder", "span_corruption", "sublayer generate "),
+        ("encoder", "{kind: classify, label: domain, classes: [notes, lists]}", "sublayer classify "),
+    ],
+)
+def test_the_next_command_works(
+    stack: str,
+    objective: str,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for domain in ("notes", "lists"):
+        (tmp_path / domain).mkdir()
+        for number in range(30):
+            (tmp_path / domain / f"{number}.md").write_text(f"{domain} of {number} things, one by one. " * 4)
+    sources = "[{kind: text, path: notes, domain: notes}, {kind: text, path: lists, domain: lists}]"
+    head = ["model.head=classes"] if "classify" in objective else []
+    told = run(
+        capsys,
+        "train",
+        *SMALL,
+        *head,
+        f"model.stack={stack}",
+        f"data.objective={objective}",
+        f"data.sources={sources}",
+        "data.validation_share=0.3",
+        "--out",
+        "runs/a",
+    )
+    commands = [line.strip() for line in told.splitlines() if line.strip().startswith(named)]
+    assert len(commands) == 1
+    assert run(capsys, *shlex.split(commands[0])[1:])
