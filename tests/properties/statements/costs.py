@@ -26,7 +26,7 @@ def convolution_backward(out: torch.Size, x: torch.Size, weight: torch.Size, *op
 COUNTS = {torch.ops.aten.convolution_backward: convolution_backward}
 
 
-@statement(share=0.15)
+@statement(share=0.1)
 def flops_equal_a_trace_of_a_training_step(subject: Subject, dice: random.Random) -> None:
     config, n_rows, length = subject.config, dice.randint(1, 3), dice.randint(1, 30)
     source_length = dice.randint(1, 9) if subject.paired else 0

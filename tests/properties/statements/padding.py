@@ -71,7 +71,7 @@ def padding_changes_nothing(subject: Subject, dice: random.Random) -> None:
     )
 
 
-@statement(share=0.5)
+@statement(share=0.25)
 def the_loss_does_not_see_padding(subject: Subject, dice: random.Random) -> None:
     by_token = subject.config.head.by_token
     n_rows, width = dice.randint(1, 3), dice.randint(3, 9)

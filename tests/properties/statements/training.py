@@ -9,7 +9,7 @@ from tests.properties.composition import random_tokens
 from tests.properties.statement import Subject, statement
 
 
-@statement(share=0.5)
+@statement(share=0.25)
 def a_training_step_is_finite_and_decided_by_torch_s_generator(subject: Subject, dice: random.Random) -> None:
     model = Transformer(subject.config, dice.randrange(9)).train()
     tokens, targets, source = random_tokens(1, 2, 8), subject.targets(2, 8), subject.source(2)
