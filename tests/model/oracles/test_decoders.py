@@ -130,6 +130,15 @@ def gemma2() -> Pair:
     return families.built(weights, **OURS | changes), theirs
 
 
+def olmo2() -> Pair:
+    """Norms on what a sublayer writes alone, and on the queries and keys of all heads together (OLMo Team 2024)."""
+    theirs = of("Olmo2")
+    norms = {"post_feedforward_layernorm": "residual.output_norms.1", "q_norm": "query_norm", "k_norm": "key_norm"}
+    weights = renamed(theirs, post_attention_layernorm="residual.output_norms.0", **norms)
+    changes = {"attention": OURS["attention"] | {"qk_norm": "all_heads"}, "residual": "res_post_norm"}
+    return families.built(weights, **OURS | changes, tied_embeddings=False), theirs
+
+
 def bloom() -> Pair:
     """ALiBi, here of six heads, and normalised embeddings (Le Scao et al. 2022)."""
     theirs = of("Bloom", n_head=6, n_layer=3, num_attention_heads=6)
@@ -222,7 +231,7 @@ def by_layer(
     return found
 
 
-DECODERS = [gpt2, llama, qwen3, cohere, gemma2, bloom, gpt_neox, gpt_j, deepseek_v3, diffllama]
+DECODERS = [gpt2, llama, qwen3, cohere, gemma2, olmo2, bloom, gpt_neox, gpt_j, deepseek_v3, diffllama]
 
 
 @pytest.mark.parametrize("pair", DECODERS)

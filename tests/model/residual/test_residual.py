@@ -36,6 +36,7 @@ def test_post_norm_is_norm_of_x_plus_sublayer_and_none_at_the_end() -> None:
     [
         ("pre_norm", True),
         ("sandwich", True),
+        ("res_post_norm", True),
         ("parallel", True),
         ("layer_scale", True),
         ("post_norm", False),

@@ -16,7 +16,7 @@ from sublayer.model.head.base import Head, HeadConfig
 from sublayer.model.initialise import Constant, Normal, Rule
 from sublayer.model.layout import Layout
 from sublayer.model.loss import cross_entropy
-from sublayer.model.norm import NormConfig
+from sublayer.model.norm import NormConfig, normalised
 from sublayer.model.part import StackShape
 from sublayer.model.soft_cap import soft_capped
 
@@ -71,7 +71,7 @@ class TokenHead(Head):
 
     def _prepared(self, x_BTD: Tensor) -> Tensor:
         if self.transform is not None and self.norm is not None and self.activation is not None:
-            x_BTD = self.norm(self.activation(self.transform(x_BTD)))
+            x_BTD = normalised(self.norm, self.activation(self.transform(x_BTD)))
         return x_BTD if self.scale is None else x_BTD * self.scale
 
     def initial_values(self) -> Mapping[str, Rule]:

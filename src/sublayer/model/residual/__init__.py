@@ -8,6 +8,7 @@ from sublayer.model.residual import (
     parallel,
     post_norm,
     pre_norm,
+    res_post_norm,
     rezero,
     sandwich,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "parallel",
     "post_norm",
     "pre_norm",
+    "res_post_norm",
     "rezero",
     "sandwich",
 ]
