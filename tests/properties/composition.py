@@ -249,6 +249,13 @@ def keeps_input(config: ModelConfig) -> bool:
     return all(layer.residual.keeps_input for layer in config.all_layers())
 
 
+def is_felt(config: ModelConfig, logits: Tensor) -> bool:
+    """Whether what stands at a token surely counts in its logits: it reaches them, and not all of them are so near the
+    head's cap that they rest there whatever changes."""
+    cap = getattr(config.head, "soft_cap", None)
+    return keeps_input(config) and (cap is None or bool((logits.abs() < 0.99 * cap).any()))
+
+
 def without_effect(model: Transformer) -> set[int]:
     """Position encodings, by number, whose layers show a query itself alone, or whose few units may all be off."""
     layers = enumerate(model.config.resolve())
