@@ -1,6 +1,6 @@
 """The position-wise feed-forward network.
 
-Shapes: B batch, T tokens, D d_model, F d_ff.
+Shapes: B batch, T tokens, N = B·T, D d_model, F d_ff.
 """
 
 from collections.abc import Mapping
@@ -60,8 +60,10 @@ class Dense(Sublayer):
         self._output_std = shape.output_std(config.d_ff)
 
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
-        hidden_BTF = dropout(self.activation(self.up(x_BTD)), self.dropout, self.training)
-        return self.down(hidden_BTF), EMPTY
+        # As rows [N, D]: when compiled, an activation's derivative is then found from the very tensor that the second
+        # matrix keeps, where a view of it would count as another, and ReLU would keep a mask beside it.
+        hidden_NF = dropout(self.activation(self.up(x_BTD.flatten(0, 1))), self.dropout, self.training)
+        return self.down(hidden_NF).view(x_BTD.shape), EMPTY
 
     def initial_values(self) -> Mapping[str, Rule]:
         return {
