@@ -46,8 +46,6 @@ class Dense:
             return None if many else "the fused kernel is faster over so few keys"
         if call.span.query_positions.shape[1] * call.span.key_positions.shape[1] > LONGEST:
             return "the fused kernel is faster for a sequence so long"
-        if call.span.key_valid is not None:
-            return "the fused kernel is faster where there is padding"
         return None
 
     def __call__(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, call: Attention) -> Attended:
