@@ -70,6 +70,7 @@ def test_parts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
         assert family in everything
         for part in registry:
             assert part.kind_name() in everything
+    assert everything.index("alibi") < everything.index("bpe"), "the model's parts come first"
     positions = run(capsys, "parts", "position")
     assert "shift-invariant" in positions
     assert "alibi" in positions

@@ -1,12 +1,12 @@
 """`sublayer parts`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from sublayer.registry import PartConfig
+    from sublayer.registry import PartConfig, Registry
 
 
 def parts(
@@ -27,7 +27,8 @@ def parts(
 
     for path in plugin or []:
         load_plugin(path)
-    families = Registry.families
+    # The model's first, as they are what most come for; within a room as they were registered.
+    families = dict(sorted(Registry.families.items(), key=lambda family: not _of_the_model(family[1])))
     console = Console(highlight=False)
     kinds = [part for registry in families.values() for part in registry if part.kind_name() == name]
     if name is None or name in families:
@@ -61,6 +62,12 @@ def parts(
             table.add_row(option.name, option.values, option.default, option.meaning)
         console.print(table)
         console.print()
+
+
+def _of_the_model(registry: "Registry[Any]") -> bool:
+    from sublayer.model.part import ModelPart
+
+    return all(issubclass(part, ModelPart) for part in registry)
 
 
 def _abilities(part: "type[PartConfig]") -> str:
