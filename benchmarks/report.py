@@ -2,7 +2,7 @@
 
     pip install -e '.[peers]' && python benchmarks/report.py > report.md
 
-About forty minutes on two cores that have nothing else to do.
+About an hour on two cores that have nothing else to do.
 """
 
 import subprocess
@@ -11,6 +11,8 @@ from pathlib import Path
 
 RUNS = (
     ("A training step beside peers", ["training.py", "--compiled"]),
+    ("Four families beside transformers", ["families.py", "--compiled"]),
+    ("What generality costs", ["generality.py"]),
     ("Decoding beside Hugging Face", ["decoding.py"]),
     ("Tokenizing beside datasets.map", ["tokenizing.py"]),
     ("What `check` says, beside what is measured", ["check.py", "--table"]),
