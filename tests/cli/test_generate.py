@@ -88,6 +88,19 @@ def test_a_classifier_names_classes(tmp_path: Path, fails: Fails, capsys: pytest
     told = json.loads(run(capsys, "classify", tmp_path / "run", *texts, "--json", "--dtype", "float32"))
     assert [(row["text"], row["class"]) for row in told] == [(one.text, one.name) for one in expected]
     assert list(told[0]["probabilities"]) == ["code", "prose"]
+    pairs = [("def f", "x"), ("It was", "night")]
+    expected = classify(model, tokenizer, pairs)
+    words = ["def f", "It was", "--second", "x", "--second", "night"]
+    shown = run(capsys, "classify", tmp_path / "run", *words, "--dtype", "float32")
+    for one, line in zip(expected, shown.splitlines()[1:], strict=True):
+        assert line.split() == f"{one} {one.probabilities[one.name]:.1%} {one.text} {one.second}".split()
+    told = json.loads(run(capsys, "classify", tmp_path / "run", *words, "--json", "--dtype", "float32"))
+    assert [(row["text"], row["second"], row["class"]) for row in told] == [
+        (*p, o.name) for p, o in zip(pairs, expected, strict=True)
+    ]
+    assert "--second: there are 1 for 2 texts; give one for each" in fails(
+        "classify", tmp_path / "run", "a", "b", "--second", "c"
+    )
     assert "--device: there is no 'gpu'" in fails("classify", tmp_path / "run", "a", "--device", "gpu")
     assert "stack: gaps are filled by an encoder" in fails("fill", tmp_path / "run", "a[MASK]")
 

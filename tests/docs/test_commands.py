@@ -90,6 +90,11 @@ def own_data(folder: Path) -> None:
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     reviews = [{"text": f"{('yes', 'no')[number % 2]}, {number}", "label": number % 2} for number in range(400)]
     (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
+    answers = [
+        {"question": f"Is it {number}?", "answer": ("Yes.", "No.")[number % 2], "label": number % 2}
+        for number in range(400)
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     for name in ("chat.jsonl", "numbers.jsonl"):
         shutil.copy(ROOT / "docs/examples" / name, folder)
     for name in ("mix.yaml", "instruct.yaml", "numbers.yaml", "reviews.yaml"):

@@ -1,10 +1,16 @@
 """Texts to classes."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from sublayer.data import DataConfig, prepare
 from sublayer.errors import ConfigError, DataError, RunError
 from sublayer.generation import Classification, classify
+from sublayer.measures.held_out import layout_of
 from sublayer.model import Transformer
 
 from .models import PAIR, TOKENIZER, config
@@ -36,6 +42,46 @@ def test_each_text_gets_what_it_gets_in_a_pass_of_its_own(stack: str, pooling: s
     alone = classify(model, TOKENIZER, TEXTS[0])
     assert isinstance(alone, Classification)
     assert alone.name == found[0].name
+
+
+def test_a_pair_is_joined_as_training_joins_it(tmp_path: Path) -> None:
+    rows = [{"q": f"is {n} even?", "a": "yes" * (n % 3), "label": n % 2} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"kind": "labelled", "path": str(tmp_path / "pairs.jsonl"), "text_field": "q", "second_field": "a"}
+    data = prepare(DataConfig(sources=source, tokenizer="bytes", sequence_length=64, objective="classify"))
+    batch = data.batch(0, 0, 8)
+    model = classifier().eval()
+    with torch.no_grad():
+        probs_BC = model(batch.tokens_BT, layout_of(batch, model.device)).logits.softmax(-1)
+    end = data.tokenizer.end_id
+    pairs = []
+    for tokens_T in batch.tokens_BT.tolist():
+        cut = tokens_T.index(end, 1)
+        pairs.append((data.tokenizer.decode(tokens_T[:cut]), data.tokenizer.decode(tokens_T[cut:])))
+    assert {answer for _, answer in pairs} == {"", "yes", "yesyes"}
+    as_json: Any = [list(pair) for pair in pairs]
+    for given in (pairs, as_json):
+        found = classify(model, data.tokenizer, given)
+        assert [(one.text, one.second) for one in found] == pairs
+        for one, probs_C in zip(found, probs_BC, strict=True):
+            assert list(one.probabilities.values()) == pytest.approx(probs_C.tolist(), abs=1e-5)
+    mixed = classify(model, data.tokenizer, ["a", pairs[0], "b"])
+    assert [one.second for one in mixed] == [None, pairs[0][1], None]
+    assert mixed[2].probabilities == pytest.approx(classify(model, data.tokenizer, "b").probabilities)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (5, r"^to classify there is 5; give a text, or a list of texts and pairs of texts\.$"),
+        (["a", 5], r"^item 2 of 2 to classify is 5; give a text, or a pair \(text, second text\)\.$"),
+        ([("a", "b", "c")], r"^item 1 of 1 to classify is \('a', 'b', 'c'\); give a text, or a pair"),
+        ([["a", None]], r"^item 1 of 1 to classify is \['a', None\]; give a text, or a pair"),
+    ],
+)
+def test_what_is_no_text_is_refused(texts: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        classify(classifier(), TOKENIZER, texts)
 
 
 def test_classes_without_names_have_numbers() -> None:

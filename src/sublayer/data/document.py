@@ -21,6 +21,12 @@ class Segment:
     special: bool = False
 
 
+def joined(first: str, second: str) -> tuple[Segment, ...]:
+    """Two texts as one document: the end token stands between them."""
+    parts = (Segment(first), Segment(END_MARK, special=True), Segment(second))
+    return tuple(part for part in parts if part.text)
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One document, or one piece of a long one.

@@ -87,6 +87,13 @@ def test_the_loss_of_classes_leaves_out_rows_without_one() -> None:
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match=r"head.n_classes: is required to build a model"):
         model(head="classes")
+    for head, message in (
+        ({"n_classes": 1}, r"head: n_classes is 1, and between fewer than 2 there is nothing to tell; name more or le"),
+        ({"classes": ["a", "b", "a"]}, r"head: classes are a, b, a; name at least two, each once, or leave them out"),
+        ({"classes": ["a"]}, r"head: classes are a; name at least two, each once, or leave them out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model(head={"kind": "classes", **head})
     with pytest.raises(ConfigError, match=r"^head: pooling: the first token of a decoder has seen no other"):
         model(head={"kind": "classes", "n_classes": 3, "pooling": "first"})
     net = model(head={"kind": "classes", "n_classes": 3})

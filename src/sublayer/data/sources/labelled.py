@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sublayer.data.document import END_MARK, Document, Segment
+from sublayer.data.document import Document, joined
 from sublayer.data.sources.base import SOURCES
 from sublayer.data.sources.damage import Damage
 from sublayer.data.sources.json_lines import JsonLinesConfig, checked_text, digest, text_of, value_of
@@ -41,10 +41,9 @@ class LabelledConfig(JsonLinesConfig):
         if self.second_field is None:
             return Document(key, domain, text, held_out_key=digest(text), label=label) if text else None
         second = text_of(row, self.second_field)
-        parts = [Segment(text), Segment(END_MARK, special=True), Segment(second)]
-        segments = tuple(part for part in parts if part.text)
-        held_out_key = digest(text, second)
-        return Document(key, domain, segments=segments, held_out_key=held_out_key, label=label) if text else None
+        if not text:
+            return None
+        return Document(key, domain, segments=joined(text, second), held_out_key=digest(text, second), label=label)
 
 
 def _label(value: Any, field: str) -> str:

@@ -45,6 +45,12 @@ class ClassHeadConfig(HeadConfig):
 
     @model_validator(mode="after")
     def _as_many_as_named(self) -> Self:
+        if self.n_classes == 1:
+            raise ValueError(
+                "n_classes is 1, and between fewer than 2 there is nothing to tell; name more or leave it out"
+            )
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes are {', '.join(self.classes)}; name at least two, each once, or leave them out")
         if self.classes and self.n_classes not in (None, len(self.classes)):
             raise ValueError(f"n_classes is {self.n_classes}, but {len(self.classes)} classes are named; leave one out")
         return self
