@@ -30,7 +30,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         r"attention\.pattern: 'banana' is not a pattern; choose from: full, window\.",
     ),
     ({"feed_forward": "swigluu"}, r"feed_forward: 'swigluu' is not a feed_forward; did you mean 'swiglu'\?"),
-    ({"norm": 3}, r"norm: must be a norm's name or a mapping with 'kind', not 3\."),
+    ({"norm": 3}, r"norm: must be the name of a norm or a mapping with 'kind', not 3\."),
     ({"position": {"kind": ["rope"]}}, r"position: '\['rope'\]' is not a position"),
     ({"position": "one\nthing\nand another"}, r"position: 'one thing and another' is not a position"),
     # unknown keys
@@ -53,7 +53,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"tied_embeddings": 1}, r"tied_embeddings: must be true or false, not 1\."),
     ({"layers": {"attention": {}}}, r"layers: must be a list, not \{'attention': \{\}\}\."),
     ({"layers": ["full"]}, r"layers\[0\]: must be a mapping of keys to values, not 'full'\."),
-    ({"initialisation": 3}, r"initialisation: must be .*InitialisationConfig, not 3\."),
+    ({"initialisation": 3}, r"initialisation: must be a mapping of keys to values, not 3\."),
     # values out of bounds
     ({"stack": "encoder_decodr"}, r"stack: must be 'decoder', 'encoder' or 'encoder_decoder', not 'encoder_decodr'\."),
     ({"d_model": 0}, r"d_model: must be greater than or equal to 1, not 0\."),
@@ -101,6 +101,23 @@ def test_a_config_error_is_a_value_error_that_leaves_with_2() -> None:
     assert issubclass(ConfigError, ValueError)
     assert issubclass(ConfigError, SublayerError)
     assert ConfigError.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"embedding": {"scale": "sqrt"}}, r"embedding.scale: must be a number or 'sqrt_d_model', not 'sqrt'."),
+        ({"embedding": {"scale": -1}}, r"embedding.scale: must be greater than 0 or 'sqrt_d_model', not -1."),
+        (
+            {"layers": [{"attention": {"bias": "maybe"}}]},
+            r"layers\[0\].attention.bias: must be true, false or a map",
+        ),
+        ({"embedding": {"scale": "x"}, "d_model": 0}, r"d_model: .* not 0 \(and 1 more problem after it\)."),
+    ],
+)
+def test_a_value_that_may_be_one_thing_or_another(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{words}"):
+        ModelConfig(**values)
 
 
 def test_further_problems_are_counted() -> None:

@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sublayer.errors import ConfigError
 
+Place = tuple[str | int, ...]
+"""Where in a tree: keys and indices from its root."""
+
 
 def _number(value: Any) -> Any:
     # Pydantic would read `n_layers: true` as 1 and `n_layers: "6"` as 6.
@@ -123,14 +126,35 @@ class Config(BaseModel):
 
 def sentence(error: ValidationError) -> str:
     """One sentence for a pydantic error: where, what, and how many more problems follow."""
-    problems = error.errors(include_url=False)
+    problems = explained(error)
     more = len(problems) - 1
     tail = f" (and {more} more problem{'s' if more > 1 else ''} after it)" if more else ""
     where = ""
-    for step in problems[0]["loc"]:
+    (place, text), *_ = problems
+    for step in place:
         where += f"[{step}]" if isinstance(step, int) else (f".{step}" if where else str(step))
-    text = f"{where}: {explain(problems[0])}" if where else explain(problems[0])
+    text = f"{where}: {text}" if where else text
     return " ".join(text.split()).rstrip(".") + tail + "."
+
+
+def explained(error: ValidationError) -> list[tuple[Place, str]]:
+    """What is wrong, each with its place in the tree."""
+    problems = error.errors(include_url=False)
+    # Of a value that may be one of several things, pydantic reports each of them by itself, with the thing's name as
+    # the next step of the place; one of these names has brackets at least, as no key has.
+    unions = {p["loc"][:n] for p in problems for n, step in enumerate(p["loc"]) if "[" in str(step)}
+    groups: dict[Place, list[str]] = {}
+    for problem in problems:
+        whole = problem["loc"]
+        place = next((whole[:n] for n in range(len(whole)) if whole[:n] in unions), whole)
+        groups.setdefault(place, []).append(explain(problem))
+    return [(place, _either(sentences)) for place, sentences in groups.items()]
+
+
+def _either(sentences: list[str]) -> str:
+    """`must be a, not c` and `must be b, not c` in one."""
+    wanted = [sentence.removeprefix("must be ").rpartition(", not ")[0] for sentence in sentences[:-1]]
+    return f"must be {' or '.join([*wanted, sentences[-1].removeprefix('must be ')])}" if wanted else sentences[0]
 
 
 def explain(problem: ErrorDetails) -> str:
@@ -146,7 +170,7 @@ def explain(problem: ErrorDetails) -> str:
             message = f"must be {expected}, not {_shown(problem['input'])}"
         case "tuple_type" | "list_type":
             message = f"must be a list, not {_shown(problem['input'])}"
-        case "dict_type" | "mapping_type":
+        case "dict_type" | "mapping_type" | "model_type":
             message = f"must be a mapping of keys to values, not {_shown(problem['input'])}"
         case _:
             message = message[0].lower() + message[1:].replace("Input should", "should")

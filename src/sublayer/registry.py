@@ -139,8 +139,8 @@ class Registry(Generic[P]):
         if not isinstance(value, Mapping):
             raise PydanticCustomError(
                 "unknown_kind",
-                "must be a {family}'s name or a mapping with 'kind', not {value}",
-                {"family": self.family, "value": repr(value)},
+                "must be the name of {article} {family} or a mapping with 'kind', not {value}",
+                {"article": self._article, "family": self.family, "value": repr(value)},
             )
         kind = value.get("kind", default_kind or self.default_kind)
         if kind is None:
@@ -167,13 +167,17 @@ class Registry(Generic[P]):
             return cast(P, value)
         return self._parts[value["kind"]].model_validate(value)
 
+    @property
+    def _article(self) -> str:
+        return "an" if self.family[0] in "aeiou" else "a"
+
     def _unknown(self, kind: Any) -> PydanticCustomError:
         return PydanticCustomError(
             "unknown_kind",
             "'{kind}' is not {article} {family}; {hint}",
             {
                 "kind": str(kind),
-                "article": "an" if self.family[0] in "aeiou" else "a",
+                "article": self._article,
                 "family": self.family,
                 "hint": suggest(str(kind), sorted(self.words())),
             },

@@ -57,8 +57,8 @@ class RunConfig(Config):
             )
         if not objective.classifies and not self.model.head.by_token:
             raise ValueError(
-                f"model.head: {objective.kind_name()} predicts tokens, and a head over classes has none; leave "
-                "model.head out, or set data.objective: classify"
+                f"model.head: {objective.kind_name()} predicts tokens, and a head over classes has none; set "
+                "model.head: tokens, or data.objective: classify"
             )
         shape, longest = self.data.row_shape(), self.model.longest()
         lengths = {"data.sequence_length": self.data.sequence_length, "data.objective.target_length": shape.length}
@@ -178,7 +178,10 @@ def _started(values: dict[str, Any]) -> dict[str, Any]:
             theirs = load_config(Path(directory).expanduser())
         except CheckpointError as error:
             raise CheckpointError(f"training.init_from: {error}") from None
-        filled["model"] = _over(theirs.tree(), model or {})
+        base = theirs.tree()
+        for name in ("classes", "n_classes"):  # which ones there are, the data says
+            base["head"].pop(name, None)
+        filled["model"] = _over(base, model or {})
     if "tokenizer" not in (data or {}):
         filled["data"] = {**(data or {}), "tokenizer": {"kind": "file", "path": directory}}
     return filled

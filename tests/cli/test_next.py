@@ -59,3 +59,18 @@ def test_the_next_command_works(
     commands = [line.strip() for line in told.splitlines() if line.strip().startswith(named)]
     assert len(commands) == 1
     assert run(capsys, *shlex.split(commands[0])[1:])
+
+
+def test_a_run_whose_sample_does_not_fit_is_told_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "notes").mkdir()
+    for number in range(30):
+        (tmp_path / "notes" / f"{number}.md").write_text(f"about {number} things, one by one. " * 4)
+    sources = "data.sources=[{kind: text, path: notes}]"
+    short = ["model.position=learned", "model.max_length=8", "data.sequence_length=8"]
+    told = run(capsys, "train", *SMALL, *short, sources, "--out", "runs/a")
+    assert "no sample of notes: the prompt has " in told
+    assert "sublayer train --resume" in told

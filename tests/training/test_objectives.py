@@ -208,6 +208,26 @@ def test_a_classifier_starts_from_a_masked_encoder(notes: Path, tmp_path: Path) 
         train(values, out=tmp_path / "wider", **{"model.d_model": 32})
 
 
+@pytest.mark.parametrize("head", [None, "classes", {"kind": "classes", "pooling": "first"}])
+def test_a_classifier_starts_from_one_of_other_classes(tmp_path: Path, head: Any) -> None:
+    before = train(labelled(tmp_path / "lines", steps=1), out=tmp_path / "before")
+    values = labelled(tmp_path / "lines", steps=1, init_from=str(tmp_path / "before"), optimizer={"lr": 1e-9})
+    lines = tmp_path / "lines" / "lines.jsonl"
+    lines.write_text(lines.read_text().replace('"label": "c"', '"label": "a"'))
+    values["model"] = {} if head is None else {"head": head}
+    del values["data"]["tokenizer"]
+    watcher = Notes()
+    run = train(values, out=tmp_path / "run", watcher=watcher)
+    assert run.model.config.head.classes == ("a", "b")
+    (told,) = (note for note in watcher.notes if "starting from" in note)
+    assert "but for the head, which is for other classes: its 34 numbers are new." in told
+    ours, theirs = run.model.state_dict(), before.model.state_dict()
+    for name in ours:
+        if not name.startswith("head."):
+            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+    assert not torch.allclose(ours["head.output.weight"], theirs["head.output.weight"][:2], atol=1e-4)
+
+
 def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
     values = labelled(tmp_path / "lines")
     values["model"]["head"] = {"kind": "classes", "classes": ["a", "b"]}
@@ -237,7 +257,10 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
             {"data.objective": {"kind": "classify", "label": "domain"}},
             r"model\.head: classify tells a class for each text",
         ),
-        ({"model.head": "classes"}, r"model\.head: masked predicts tokens, and a head over classes has none; leave"),
+        (
+            {"model.head": "classes"},
+            r"model\.head: masked predicts tokens, and a head over classes has none; set",
+        ),
         (
             {
                 "data.objective": {"kind": "classify", "label": "domain"},

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sublayer.api import Run, generate
 from sublayer.data.sources import ChatConfig
+from sublayer.errors import ConfigError, DataError
 from sublayer.measures.score import Score, total
 
 MARGINAL = "the targets' frequencies"
@@ -47,8 +48,12 @@ def show_summary(run: Run, console: Console) -> None:
         question = _question(run, domain)
         prompt = question[-1]["content"] + "\n" if question else PROMPTS.get(domain) or _beginning(run, domain)
         drawn: dict[str, Any] = {"max_tokens": 80, "temperature": 0.7, "seed": 0}
-        completion = generate(run.model, run.tokenizer, question or prompt, **drawn)
         console.print()
+        try:
+            completion = generate(run.model, run.tokenizer, question or prompt, **drawn)
+        except (ConfigError, DataError) as error:  # the model is as good for it
+            console.print(f"no sample of {domain}: {error}", highlight=False, markup=False)
+            continue
         console.rule(Text(f"a sample of {domain}", style="dim"), align="left", style="dim")
         console.print(prompt, end="", style="bold", markup=False, highlight=False, soft_wrap=True)
         console.print(completion.text, markup=False, highlight=False, soft_wrap=True)

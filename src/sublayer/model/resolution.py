@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sublayer.config import explain, suggest
+from sublayer.config import Place, explained, suggest
 from sublayer.model.attention.base import AttentionChoice, AttentionConfig
 from sublayer.model.feed_forward import FeedForwardChoice
 from sublayer.model.norm import NormChoice
@@ -19,9 +19,6 @@ LAYER_FIELDS = ("position", "attention", "feed_forward", "residual", "norm")
 
 CROSS = "cross_attention"
 """What a layer of a decoder with an encoder may choose besides."""
-
-Place = tuple[str | int, ...]
-"""Where a key stands in the config."""
 
 
 class LayerConfig(BaseModel):
@@ -166,8 +163,8 @@ def overridden(part: ModelPart, change: Any, place: Place) -> Any:
     except PydanticCustomError as error:
         raise located(place, error.message()) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise located((*place, *first["loc"]), explain(first)) from None
+        where, words = explained(error)[0]
+        raise located((*place, *where), words) from None
 
 
 def strictest(statements: Iterable[CacheExact]) -> CacheExact:

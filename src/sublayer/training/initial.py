@@ -38,9 +38,9 @@ HEAD = "head."
 
 
 def start_from(init_from: str, model: Transformer) -> str:
-    """Give a model the weights of a directory; a head of another kind than theirs keeps its own.
+    """Give a model the weights of a directory; a head of another kind than theirs, or for other classes, keeps its own.
 
-    A classifier starts so from a model that predicts tokens.
+    A classifier starts so from a model that predicts tokens, or tells other classes.
 
     Args:
         init_from: a model directory.
@@ -60,7 +60,7 @@ def start_from(init_from: str, model: Transformer) -> str:
     except CheckpointError as error:
         raise CheckpointError(f"training.init_from: {error}") from None
     ours, kept = model.config.tree(), {}
-    another = theirs["head"]["kind"] != ours["head"]["kind"]
+    another = _another(theirs["head"], ours["head"])
     if another:
         kept = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(HEAD)}
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)} | kept
@@ -76,7 +76,16 @@ def start_from(init_from: str, model: Transformer) -> str:
     if not another:
         return ""
     fresh = sum(tensor.numel() for tensor in kept.values())
-    return f"starting from {directory}, but for the head, which is of another kind: its {fresh:,} numbers are new."
+    return f"starting from {directory}, but for the head, which is {another}: its {fresh:,} numbers are new."
+
+
+def _another(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """In what a head is another one, so that their weights mean nothing in ours; empty when they do."""
+    if theirs["kind"] != ours["kind"]:
+        return "of another kind"
+    if theirs.get("classes"):
+        return "" if theirs["classes"] == ours["classes"] else "for other classes"
+    return "" if theirs.get("n_classes") == ours.get("n_classes") else "for other classes"
 
 
 def _has(shape: tuple[int, ...] | None) -> str:

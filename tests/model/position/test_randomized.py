@@ -121,6 +121,7 @@ def test_the_encoding_inside_is_made_for_all_positions_that_may_be_drawn() -> No
         with pytest.raises(ValueError, match="101 tokens are given, but the model's positions end at 100"):
             model(inside)(torch.zeros(1, 101, dtype=torch.int64))
     assert str(model("learned").config.cache_exact()) == "until length 100"
+    assert str(model("rope").config.cache_exact()) == "until length 100", "a full pass ends there too"
 
 
 def test_weights_and_sharing_are_those_of_the_encoding_inside() -> None:

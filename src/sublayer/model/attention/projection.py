@@ -1,8 +1,10 @@
 """The biases of an attention's projections, one by one or together."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from sublayer.config import Config, Flag
 
@@ -21,7 +23,14 @@ class Biases(Config):
 
 
 def _each(value: Any) -> Any:
-    return dict.fromkeys(Biases.model_fields, value) if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return dict.fromkeys(Biases.model_fields, value)
+    if not isinstance(value, Mapping | Biases):
+        words = "must be true, false or a mapping of {names} to either, not {value}"
+        raise PydanticCustomError(
+            "flag_expected", words, {"names": ", ".join(Biases.model_fields), "value": repr(value)}
+        )
+    return value
 
 
 BiasChoice = Annotated[Biases, BeforeValidator(_each, json_schema_input_type=bool | Biases)]

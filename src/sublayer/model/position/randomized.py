@@ -62,7 +62,8 @@ class RandomizedConfig(PositionConfig):
         return filled.model_copy(update={"position": self.position.filled(filled._longer(shape))})
 
     def cache_exact(self, shape: StackShape) -> CacheExact:
-        return self.position.cache_exact(self._longer(shape))
+        inside, length = self.position.cache_exact(self._longer(shape)), self.longest(shape)
+        return CacheExact(length if inside.length is None else min(inside.length, length), inside.reason)
 
     def longest(self, shape: StackShape) -> int:
         return self._longer(shape).max_length  # no more can be drawn
