@@ -89,6 +89,11 @@ def test_overrides_may_be_a_mapping_and_change_nothing_of_the_source() -> None:
         ("data.sources.².path=c", "'²' is no place in a list of 2"),
         ("data.sequence_length.x=3", "data: unknown key"),
         ("data.sources=[]", "data.sources: "),
+        ("data.objective=seq2seq", "data.objective: seq2seq learns from pairs of texts, and"),
+        (
+            "data={objective: {kind: classify, label: domain}, isolate_documents: false}",
+            "data.isolate_documents: false has no effect with the objective classify",
+        ),
         ("model.stack=encoder", "data.objective: causal predicts the next token, which an encoder would see"),
         ("plugins=5", "plugins: must be a list"),
         ("plugins=[nowhere.py]", "plugins: there is no file"),

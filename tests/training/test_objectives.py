@@ -254,7 +254,7 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
             r"data\.objective\.target_length \(64\) is longer than the model's posit",
         ),
         (
-            {"data.objective": {"kind": "classify", "label": "domain"}},
+            {"data.objective": {"kind": "classify", "label": "domain"}, "data.sources": "embedded"},
             r"model\.head: classify tells a class for each text",
         ),
         (
@@ -264,6 +264,7 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
         (
             {
                 "data.objective": {"kind": "classify", "label": "domain"},
+                "data.sources": "embedded",
                 "model.stack": "decoder",
                 "model.head": {"kind": "classes", "pooling": "first"},
             },

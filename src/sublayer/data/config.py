@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from sublayer.config import Config, Count, Flag, Share
 from sublayer.data.objective import OBJECTIVES, CausalConfig, ObjectiveConfig, RowShape
@@ -15,6 +16,12 @@ from sublayer.errors import DataError
 def _in_a_list(value: Any) -> Any:
     # `sources: embedded` and `sources: {kind: text, …}` mean a list of one.
     return (value,) if isinstance(value, str | Mapping | SourceConfig) else value
+
+
+def _refused(key: str, problem: str) -> ValidationError:
+    """The error of a key that does not go with others, which pydantic names with all that it stands in."""
+    error = PydanticCustomError("value_error", "{problem}", {"problem": problem})
+    return ValidationError.from_exception_data("DataConfig", [{"type": error, "loc": (key,), "input": None}])
 
 
 Sources = Annotated[tuple[Annotated[SourceConfig, SOURCES.choice()], ...], BeforeValidator(_in_a_list)]
@@ -55,13 +62,14 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _suits_the_objective(self) -> Self:
         try:
-            self.objective.check(self.sequence_length, (*self.sources, *self.validation))
+            self.objective.check(self.sequence_length, self.sources, self.validation)
         except ValueError as error:
-            raise ValueError(f"objective: {error}") from None
+            raise _refused("objective", str(error)) from None
         if self.row_shape().one_target and not self.isolate_documents:
-            raise ValueError(
-                f"isolate_documents: false has no effect with the objective {self.objective.kind_name()}, which reads "
-                "a single text in each row; leave it out"
+            raise _refused(
+                "isolate_documents",
+                f"false has no effect with the objective {self.objective.kind_name()}, which reads a single text in "
+                "each row; leave it out",
             )
         return self
 

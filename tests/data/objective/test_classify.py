@@ -2,7 +2,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sublayer.data import Corpus, DataConfig, Document, SourceConfig, prepare
-from sublayer.data.objective.classify import Texts
+from sublayer.data.objective.classify import Texts, _in_order
 from sublayer.data.reading import warnings
 from sublayer.data.skipped import Skipped
 from sublayer.data.sources import SOURCES
@@ -95,6 +95,87 @@ def test_whole_numbers_are_sorted_by_their_value(tmp_path: Path) -> None:
     assert {(text.split()[1], label) for text, label in read(named, "numbers")} == {
         (str(n), str(n % 12)) for n in range(120)
     }
+
+
+def test_whole_numbers_of_the_same_value_have_a_fixed_order(tmp_path: Path) -> None:
+    labels = {"1", "01", "2", "001", "+1", "-1"}
+    assert sorted(labels - {"+1"}, key=_in_order(labels - {"+1"})) == ["-1", "001", "01", "1", "2"]
+    for order in permutations(["1", "01", "001"]):
+        # What a set of other hashes would be gone through like.
+        assert sorted(order, key=_in_order(set(order))) == ["001", "01", "1"]
+    assert sorted(labels, key=_in_order(labels)) == ["+1", "-1", "001", "01", "1", "2"]
+
+
+def of_labels(path: Path, labels: list[object]) -> Path:
+    return write(path, [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)])
+
+
+def test_the_classes_are_those_of_training(tmp_path: Path) -> None:
+    learnt = of_labels(tmp_path / "learnt.jsonl", ["a", "b", "c"] * 20)
+    held_out = of_labels(tmp_path / "held_out.jsonl", ["a", "c", "zebra"] * 20)
+    validation = {"kind": "labelled", "path": str(held_out)}
+
+    def read_as(objective: object) -> Corpus:
+        sources = {"kind": "labelled", "path": str(learnt)}
+        return prepare(DataConfig(sources=sources, validation=validation, tokenizer="bytes", objective=objective))
+
+    message = (
+        r"^data\.objective: held-out text is of the class 'zebra', which training has none of \(it has a, b, c\); mend "
+        r"the labels, or name all classes in data\.objective\.classes\.$"
+    )
+    with pytest.raises(DataError, match=message):
+        read_as("classify")
+    named = read_as({"kind": "classify", "classes": ["a", "b", "c", "zebra"]})
+    assert named.classes == ("a", "b", "c", "zebra")
+    assert {target for batch in named.validation("held_out", 8) for target in batch.targets_BT.tolist()} == {0, 2, 3}
+    of_labels(held_out, ["a", "c"] * 20)
+    assert read_as("classify").classes == ("a", "b", "c")
+
+
+def test_the_domains_that_are_classes_are_those_of_training(notes: Path, animals: Path) -> None:
+    def read_as(domain: str, **objective: object) -> Corpus:
+        return prepare(
+            DataConfig(
+                sources=[{"kind": "text", "path": str(notes)}, {"kind": "jsonl", "path": str(animals)}],
+                validation={"kind": "text", "path": str(notes), "domain": domain},
+                tokenizer="bytes",
+                objective={"kind": "classify", "label": "domain", **objective},
+            )
+        )
+
+    message = (
+        r"class 'news', which training has none of \(it has animals, notes\); give the validation source the domain"
+    )
+    with pytest.raises(DataError, match=message):
+        read_as("news")
+    assert read_as("notes").classes == ("animals", "notes")
+    assert read_as("news", classes=["notes", "news", "animals"]).classes == ("notes", "news", "animals")
+
+
+def test_a_source_of_one_domain_has_no_two_classes() -> None:
+    message = "objective: classify needs two classes at least, and all that a source of kind {} gives is of one domain"
+    for source in (
+        {"kind": "text", "path": "none/"},
+        {"kind": "hf", "name": "none"},
+        {"kind": "embedded", "domains": ["code"]},
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message.format(source["kind"]))):
+            DataConfig(sources=source, objective={"kind": "classify", "label": "domain"})
+        DataConfig(sources=source, objective={"kind": "classify", "label": "domain", "classes": ["a", "b"]})
+        DataConfig(sources=[source, "embedded"], objective={"kind": "classify", "label": "domain"})
+
+
+@pytest.mark.parametrize(("named", "read"), [([1, 0, -2], ("1", "0", "-2")), ([True, False], ("true", "false"))])
+def test_classes_can_be_named_as_sources_give_them(tmp_path: Path, named: list[object], read: tuple[str, ...]) -> None:
+    data = corpus(of_labels(tmp_path / "some.jsonl", named * 30), {"kind": "classify", "classes": named})
+    assert data.classes == read
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked", "span_corruption"])
+def test_labels_are_for_classifying(objective: str) -> None:
+    message = f"objective: {objective} has no use for the labels of a source of kind labelled; take classify, or read"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        DataConfig(sources={"kind": "labelled", "path": "none.jsonl"}, objective=objective)
 
 
 @given(
@@ -189,6 +270,8 @@ def test_one_class_is_none_to_tell(tmp_path: Path) -> None:
     ("data", "message"),
     [
         ({}, "objective: classify learns from labels, and a source of kind embedded gives none; take one of"),
+        ({}, "or have the domains be the classes with data.objective.label: domain"),
+        ({"objective": {"kind": "classify", "classes": [1, 1.5]}}, "objective.classes[1]: must be a valid string"),
         ({"objective": {"kind": "classify", "classes": ["a"]}}, "objective.classes: must name at least two classes"),
         ({"objective": {"kind": "classify", "classes": ["a", "b", "a"]}}, "objective.classes: must name at least two"),
         ({"objective": {"kind": "classify", "label": "domain"}, "isolate_documents": False}, "isolate_documents: "),

@@ -174,7 +174,9 @@ def test_an_existing_tokenizer_without_a_mask_is_refused(notes: Path, tmp_path: 
     BytesConfig().build(lambda: iter(())).save(tmp_path / "plain")
     tokenizer = {"kind": "file", "path": str(tmp_path / "plain")}
     corpus(notes, "causal", tokenizer=tokenizer)  # it is in the cache from here on
-    with pytest.raises(DataError, match=r"^data\.tokenizer: it has no token <mask> or \[MASK\], which .* masked needs"):
+    with pytest.raises(
+        DataError, match=r"^data\.tokenizer: it has no token <mask> or \[MASK\], which .* masked needs; .*anew"
+    ):
         corpus(notes, tokenizer=tokenizer)
 
 

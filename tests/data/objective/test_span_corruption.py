@@ -1,7 +1,9 @@
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,11 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sublayer.data import Batch, Corpus, DataConfig, prepare
+from sublayer.data import Batch, Corpus, DataConfig, Document, SourceConfig, prepare
+from sublayer.data.document import Segment
 from sublayer.data.objective.base import Stretch
 from sublayer.data.objective.span_corruption import Corrupted, Sizes, SpanCorruptionConfig, _divided
 from sublayer.data.packing import NOT_SCORED
 from sublayer.data.permutation import mixed
+from sublayer.data.skipped import Skipped
+from sublayer.data.sources import SOURCES
 from sublayer.data.tokenizer import BytesConfig
 from sublayer.errors import ConfigError, DataError
 
@@ -180,8 +185,13 @@ def test_stretches_have_their_mean_length(notes: Path) -> None:
     [
         (
             {"sequence_length": 4096},
-            "objective: sentinels are 100, and a row of 4096 tokens needs 228; raise objective",
+            "objective: sentinels are 100, and a row of 4096 tokens needs 228; raise data.objective.sentinels or",
         ),
+        (
+            {"objective": {"kind": "span_corruption", "mean_length": 1e12}},
+            "objective: mean_length is 1e+12, and a row has 256 tokens; lower data.objective.mean_length",
+        ),
+        ({"objective": {"kind": "span_corruption", "mean_length": 1e300}}, "objective: mean_length is 1e+300, and a"),
         ({"sequence_length": 1}, "objective: span_corruption needs rows of at least 2 tokens"),
         ({"objective": {"kind": "span_corruption", "mean_length": 0.5}}, "objective.mean_length: must be greater"),
         ({"objective": {"kind": "span_corruption", "target_length": 2}}, "objective.target_length: must be greater"),
@@ -192,13 +202,40 @@ def test_what_is_wrong_is_one_sentence(data: dict[str, object], message: str) ->
         DataConfig(**{"objective": "span_corruption"} | data)
 
 
-def test_pairs_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(f'{{"source": "{number}", "target": "{number * "x"}"}}\n' for number in range(1, 60)))
-    with pytest.raises(DataError, match="span_corruption leaves out stretches of plain text, and 'pairs' holds"):
-        prepare(
-            DataConfig(sources={"kind": "pairs", "path": str(path)}, tokenizer="bytes", objective="span_corruption")
-        )
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("pairs", "leaves out stretches of plain text, and a source of kind pairs gives none; take seq2seq for pairs"),
+        ("chat", "leaves out stretches of plain text, and a source of kind chat gives none; take seq2seq for pairs"),
+        ("labelled", "has no use for the labels of a source of kind labelled; take classify, or read the text with"),
+    ],
+)
+@pytest.mark.parametrize("key", ["sources", "validation"])
+def test_what_is_no_plain_text_is_refused_before_it_is_read(kind: str, message: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"objective: span_corruption {message}")):
+        DataConfig(**{key: {"kind": kind, "path": "there_is_none.jsonl"}, "objective": "span_corruption"})
+
+
+def test_documents_in_segments_of_a_source_that_does_not_say_so_are_refused() -> None:
+    @SOURCES.register
+    class Unsaid(SourceConfig):
+        """Gives pairs and does not say so."""
+
+        kind: Literal["unsaid"] = "unsaid"
+
+        def documents(self, skipped: Skipped) -> Iterator[Document]:
+            for number in range(40):
+                yield Document(str(number), "unsaid", segments=(Segment("a", scored=False), Segment("b" * number)))
+
+        def fingerprint(self) -> str:
+            return ""
+
+    with pytest.raises(DataError, match="plain text, and 'unsaid' holds documents in segments; name sources of text"):
+        prepare(DataConfig(sources="unsaid", tokenizer="bytes", objective="span_corruption"))
+
+
+def test_the_shortest_rows_go_with_the_defaults() -> None:
+    assert DataConfig(objective="span_corruption", sequence_length=2).row_shape().source_length == 2
 
 
 def test_the_tokenizer_has_the_sentinels(notes: Path) -> None:

@@ -116,12 +116,25 @@ class ObjectiveConfig(PartConfig):
         """Why it cannot train a stack, in a few words; empty where it can."""
         return "" if stack in self.stacks else "is not defined for it"
 
-    def check(self, sequence_length: int, sources: Sequence["SourceConfig"]) -> None:
+    def check(
+        self, sequence_length: int, sources: Sequence["SourceConfig"], validation: Sequence["SourceConfig"]
+    ) -> None:
         """Refuse what does not go together.
+
+        Args:
+            sequence_length: T.
+            sources: to train on.
+            validation: to validate on, where they are named.
 
         Raises:
             ValueError: with a sentence's worth of words, which name the key.
         """
+        for source in (*sources, *validation):
+            if source.labelled and not self.classifies:
+                raise ValueError(
+                    f"{self.kind_name()} has no use for the labels of a source of kind {source.kind_name()}; take "
+                    "classify, or read the text with a source that gives none, such as one of kind jsonl"
+                )
 
     def source(self, source: "SourceConfig") -> "SourceConfig":
         """A source as it is read for the objective."""
@@ -143,7 +156,8 @@ class ObjectiveConfig(PartConfig):
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise DataError(
                 f"data.tokenizer: it has no token {' or '.join(missing[0])}{more}, which data.objective: "
-                f"{self.kind_name()} needs; name one that has, or have one learnt (bpe, bytes)."
+                f"{self.kind_name()} needs; name one that has (a model of training.init_from must come with it), or, "
+                "for a model that starts anew, have one learnt (bpe, bytes)."
             )
 
     def cut_off(self, sequence_length: int, side: "Side") -> str:

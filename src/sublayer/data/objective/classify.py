@@ -3,16 +3,17 @@
 Shape suffixes: B batch (rows), N tokens, D documents, R rows.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from sublayer.data.objective.base import OBJECTIVES, Objective, ObjectiveConfig, RowShape, Stack, Stretch
 from sublayer.data.permutation import Words
 from sublayer.data.rows import Rows
+from sublayer.data.split import SIDES, Side
 from sublayer.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 STEP = 16
 """Batches are as long as their longest row, rounded up to a multiple of this: few lengths, and little padding."""
+
+
+def _as_labels(value: Any) -> Any:
+    # What a source may give as a label, and YAML reads as something else than text.
+    if not isinstance(value, list | tuple):
+        return value
+    names = [str(name).lower() if isinstance(name, bool) else name for name in value]
+    return tuple(str(name) if isinstance(name, int) else name for name in names)
 
 
 def _several(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -47,44 +56,73 @@ class ClassifyConfig(ObjectiveConfig):
     kind: Literal["classify"] = "classify"
     label: Literal["given", "domain"] = "given"
     """What the class of a document is: the label that its source gives (kind labelled), or its domain."""
-    classes: Annotated[tuple[str, ...], AfterValidator(_several)] = ()
-    """The names of the classes in order; left out, those that the data has, sorted."""
+    classes: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_as_labels, json_schema_input_type=tuple[str | int | bool, ...]),
+        AfterValidator(_several),
+    ] = ()
+    """The names of the classes in order; left out, those that training has, sorted."""
     long: Literal["cut", "pieces"] = "cut"
     """What becomes of a document longer than a row: it is cut off, or divided evenly into rows of the same class."""
 
     def unfit(self, stack: Stack) -> str:
         return "" if stack in self.stacks else "has one text to read, and an encoder_decoder needs two"
 
-    def check(self, sequence_length: int, sources: Sequence["SourceConfig"]) -> None:
+    def check(
+        self, sequence_length: int, sources: Sequence["SourceConfig"], validation: Sequence["SourceConfig"]
+    ) -> None:
         if sequence_length < 2:
             raise ValueError("classify needs rows of at least 2 tokens; raise data.sequence_length")
-        for source in sources:
+        for source in (*sources, *validation):
             if self.label == "given" and not source.labelled:
                 raise ValueError(
                     f"classify learns from labels, and a source of kind {source.kind_name()} gives none; take one of "
-                    "kind labelled, or have the domains be the classes with objective.label: domain"
+                    "kind labelled, or have the domains be the classes with data.objective.label: domain"
                 )
+        if self.label == "domain" and not self.classes and len(sources) == 1 and sources[0].of_one_domain():
+            raise ValueError(
+                f"classify needs two classes at least, and all that a source of kind {sources[0].kind_name()} gives is "
+                "of one domain; name sources of several, or classify by labels"
+            )
 
     def named_classes(self) -> tuple[str, ...]:
         return self.classes
 
     def classes_in(self, shards: "Shards") -> tuple[str, ...]:
-        if self.label == "domain":
-            found = {stream.domain for stream in shards.streams}
-        else:
-            found = set(shards.labels)
-        for label in sorted(found) if self.classes else ():
+        learnt, held_out = (self._found(shards, side) for side in SIDES)
+        for label in sorted(learnt | held_out) if self.classes else ():
             if label not in self.classes:
                 raise DataError(
                     f"data.objective.classes: the data has the class '{label}', which is none of "
                     f"{', '.join(self.classes)}; name it as well, or leave classes out."
                 )
-        classes = self.classes or tuple(sorted(found, key=_in_order(found)))
+        classes = self.classes or tuple(sorted(learnt, key=_in_order(learnt)))
+        for label in sorted(held_out.difference(classes)):
+            by_domain = self.label == "domain"
+            raise DataError(
+                f"data.objective: held-out text is of the class '{label}', which training has none of (it has "
+                f"{', '.join(classes)}); "
+                + ("give the validation source the domain of one of those" if by_domain else "mend the labels")
+                + ", or name all classes in data.objective.classes."
+            )
         if len(classes) < 2:
             raise DataError(
-                f"data.objective: classify needs two classes at least, and all of the data is {', '.join(classes)}."
+                "data.objective: classify needs two classes at least, and all of the data is "
+                f"{', '.join(classes) or 'without a label'}."
             )
         return classes
+
+    def _found(self, shards: "Shards", side: Side) -> set[str]:
+        """The classes on a side."""
+        streams = [stream for stream in shards.streams if stream.side == side]
+        if self.label == "domain":
+            return {stream.domain for stream in streams}
+        times = sum(
+            np.bincount(shards.documents(stream, "labels"), minlength=len(shards.labels))
+            for stream in streams
+            if stream.labelled
+        )
+        return {shards.labels[number] for number in np.flatnonzero(times)}
 
     def shape(self, sequence_length: int, isolate_documents: bool) -> RowShape:
         return RowShape(sequence_length, one_target=True)
@@ -166,6 +204,8 @@ class Texts(Rows):
         return int(self._label_R[row])
 
 
-def _in_order(labels: set[str]) -> "type[int] | type[str]":
-    """What labels are sorted by: whole numbers by their value."""
-    return int if all(label.removeprefix("-").isdecimal() for label in labels) else str
+def _in_order(labels: set[str]) -> Callable[[str], Any]:
+    """What labels are sorted by: whole numbers by their value, and equal ones by how they are written."""
+    if all(label.removeprefix("-").isdecimal() for label in labels):
+        return lambda label: (int(label), label)
+    return str

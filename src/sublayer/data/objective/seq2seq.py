@@ -43,8 +43,10 @@ class Seq2SeqConfig(ObjectiveConfig):
     def unfit(self, stack: Stack) -> str:
         return "" if stack in self.stacks else f"needs an encoder and a decoder, and this is one {stack}"
 
-    def check(self, sequence_length: int, sources: Sequence["SourceConfig"]) -> None:
-        for source in sources:
+    def check(
+        self, sequence_length: int, sources: Sequence["SourceConfig"], validation: Sequence["SourceConfig"]
+    ) -> None:
+        for source in (*sources, *validation):
             source.apart()
 
     def source(self, source: "SourceConfig") -> "SourceConfig":

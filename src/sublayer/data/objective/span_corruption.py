@@ -57,14 +57,29 @@ class SpanCorruptionConfig(ObjectiveConfig):
     def unfit(self, stack: Stack) -> str:
         return "" if stack in self.stacks else f"needs an encoder and a decoder, and this is one {stack}"
 
-    def check(self, sequence_length: int, sources: Sequence["SourceConfig"]) -> None:
+    def check(
+        self, sequence_length: int, sources: Sequence["SourceConfig"], validation: Sequence["SourceConfig"]
+    ) -> None:
+        super().check(sequence_length, sources, validation)
+        for source in (*sources, *validation):
+            if source.in_segments:
+                raise ValueError(
+                    f"span_corruption leaves out stretches of plain text, and a source of kind {source.kind_name()} "
+                    "gives none; take seq2seq for pairs, or name sources of text"
+                )
         if sequence_length < 2:
             raise ValueError("span_corruption needs rows of at least 2 tokens; raise data.sequence_length")
+        # The default goes with the shortest rows as well.
+        if self.mean_length > max(sequence_length, type(self).model_fields["mean_length"].default):
+            raise ValueError(
+                f"mean_length is {self.mean_length:g}, and a row has {sequence_length} tokens; lower "
+                "data.objective.mean_length"
+            )
         needed = int(Sizes(self, sequence_length).spans_L[-1])
         if needed > self.sentinels:
             raise ValueError(
                 f"sentinels are {self.sentinels}, and a row of {sequence_length} tokens needs {needed}; raise "
-                "objective.sentinels or objective.mean_length"
+                "data.objective.sentinels or data.objective.mean_length"
             )
 
     def special_tokens(self) -> tuple[tuple[str, ...], ...]:
@@ -126,7 +141,7 @@ class SpanCorruption(Objective):
         if stream.marked:
             raise DataError(
                 f"data.objective: span_corruption leaves out stretches of plain text, and '{stream.domain}' holds "
-                "pairs or conversations; take seq2seq for pairs, or name sources of text."
+                "documents in segments; name sources of text."
             )
         if not self._shape.packed:
             return Contiguous(stream.tokens, self._longest, full=stream.side == "training", ahead=0)

@@ -20,6 +20,8 @@ class SourceConfig(PartConfig):
 
     labelled: ClassVar[bool] = False
     """Its documents have labels."""
+    in_segments: ClassVar[bool] = False
+    """Its documents are conversations or pairs, of which a part is learnt."""
 
     weight: Positive = 1.0
     """How much of training comes from this source, as a share: its weight over the sum of all weights."""
@@ -73,6 +75,10 @@ class SourceConfig(PartConfig):
             f"seq2seq learns from pairs of texts, and a source of kind {self.kind_name()} gives none; take one of kind "
             "pairs"
         )
+
+    def of_one_domain(self) -> bool:
+        """Whether all its documents are of one domain, as far as that is known before it is read."""
+        return False
 
     def chat_template(self) -> str | None:
         """The Jinja template that its conversations are written with, to be saved with the tokenizer.

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -37,6 +37,8 @@ class ChatConfig(JsonLinesConfig):
 
     What stands before the first answer decides the held-out side, so no question is on both.
     """
+
+    in_segments: ClassVar[bool] = True
 
     kind: Literal["chat"] = "chat"
     format: Literal["auto", "messages", "sharegpt", "instruction", "prompt"] = "auto"

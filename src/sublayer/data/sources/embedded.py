@@ -63,6 +63,9 @@ class EmbeddedConfig(SourceConfig):
             for topic, text in sorted(_topics(root).items()):
                 yield Document(key=f"topics/{topic}", domain="prose", text=text, held_out_key=topic)
 
+    def of_one_domain(self) -> bool:
+        return len(self.domains) == 1
+
     def fingerprint(self) -> str:
         root = library()
         digest = hashlib.sha256()

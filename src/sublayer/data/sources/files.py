@@ -94,6 +94,9 @@ class FilesConfig(SourceConfig):
     def _takes(self, path: Path) -> bool:
         """Whether a file of a folder or a glob is one of this source's."""
 
+    def of_one_domain(self) -> bool:
+        return True
+
     def domain_name(self) -> str:
         """The domain of all its documents."""
         if self.domain is not None:

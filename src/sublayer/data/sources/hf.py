@@ -71,6 +71,9 @@ class HfConfig(SourceConfig):
             builder = library.load_dataset_builder(self.name, self.config, revision=self.revision)
         return f"{builder.dataset_name} {builder.config.name} {builder.info.version} {builder.hash}"
 
+    def of_one_domain(self) -> bool:
+        return True
+
     def stamp(self) -> str:
         folder = given(self.name)
         return times_of(_below(folder)) if folder.is_dir() else self.fingerprint()

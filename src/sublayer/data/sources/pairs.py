@@ -1,7 +1,7 @@
 """A source of pairs, such as sentences and their translations: what is given, and what is to be written."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,8 @@ class PairsConfig(JsonLinesConfig):
 
     Lines without text wanted are passed by.  The text given decides the held-out side.
     """
+
+    in_segments: ClassVar[bool] = True
 
     kind: Literal["pairs"] = "pairs"
     source_field: str = Field(default="source", min_length=1)
