@@ -10,7 +10,7 @@ import torch
 from sublayer.data import DataConfig, prepare
 from sublayer.errors import ConfigError, DataError, RunError
 from sublayer.generation import Classification, classify
-from sublayer.measures.held_out import layout_of
+from sublayer.measures.held_out import inputs_of, layout_of
 from sublayer.model import Transformer
 
 from .models import PAIR, TOKENIZER, config
@@ -50,7 +50,15 @@ def test_a_pair_is_joined_as_training_joins_it(tmp_path: Path) -> None:
     source = {"kind": "labelled", "path": str(tmp_path / "pairs.jsonl"), "text_field": "q", "second_field": "a"}
     data = prepare(DataConfig(sources=source, tokenizer="bytes", sequence_length=64, objective="classify"))
     batch = data.batch(0, 0, 8)
-    model = classifier().eval()
+    model = classifier(embedding={"segments": 2}).eval()
+    segment_BT = [[row.index(0, 1) < place for place in range(len(row))] for row in batch.tokens_BT.tolist()]
+    assert data.tokenizer.end_id == 0
+    assert batch.segment_BT.masked_select(batch.valid_BT).equal(
+        torch.tensor(segment_BT).long().masked_select(batch.valid_BT)
+    )
+    loss = model(**inputs_of(batch, model.device), targets=batch.targets_BT).loss
+    loss.backward()
+    assert (model.embedding.segments.weight.grad.abs().amax(1) > 0).all()
     with torch.no_grad():
         probs_BC = model(batch.tokens_BT, layout_of(batch, model.device)).logits.softmax(-1)
     end = data.tokenizer.end_id

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Transformer
 
 SMALL = {"vocab_size": 11, "d_model": 8, "n_layers": 1, "attention": {"n_heads": 2}, "position": "learned"}
@@ -33,6 +35,11 @@ def test_without_a_word_on_segments_all_are_in_the_first() -> None:
     net, tokens = model(segments=2), torch.tensor([[3, 1, 4, 1]])
     first = Layout(segment_BT=torch.zeros(1, 4, dtype=torch.int64))
     torch.testing.assert_close(net(tokens).logits, net(tokens, first).logits)
+
+
+def test_one_segment_is_none_to_tell_apart() -> None:
+    with pytest.raises(ConfigError, match=r"embedding\.segments: must be .*2, not 1"):
+        model(segments=1)
 
 
 def test_segments_go_on_while_decoding() -> None:

@@ -245,7 +245,7 @@ class Corpus:
             rows, marks_N = self._rows[file], self._marks[file]
             begin, end = rows.stretch(row)
             marks_N = None if marks_N is None else marks_N[begin:end]
-            stretches.append(Stretch(self._tokens[file][begin:end], marks_N, rows.label(row)))
+            stretches.append(Stretch(self._tokens[file][begin:end], marks_N, rows.label(row), rows.segment(row)))
         return self._objective.batch(stretches, key_B)
 
     def _refuse_too_little(self) -> None:

@@ -41,6 +41,7 @@ class Batch:
         document_BT: the number of the document within the row, from 0; None when a row is one document.
         valid_BT: bool, False for padding; None when there is none.
         source: what an encoder reads, for an encoder-decoder; the documents of both sides have the same numbers.
+        segment_BT: of rows of two texts which one each token is in, 0 or 1; None when no row has a second one.
     """
 
     tokens_BT: Tensor
@@ -49,6 +50,7 @@ class Batch:
     document_BT: Tensor | None
     valid_BT: Tensor | None
     source: SourceRows | None = None
+    segment_BT: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -195,6 +197,30 @@ def _side(rows: Sequence[Sequence[NDArray[np.int64]]], length: int, end_id: int,
     if not isolate_documents:
         return Laid(tokens_BT, None, None, valid_BT)
     return Laid(tokens_BT, positions_BT, document_BT, valid_BT)
+
+
+def segments(
+    tokens_BT: Tensor, valid_BT: Tensor | None, end_id: int, second_B: Sequence[bool] | None = None
+) -> Tensor | None:
+    """Which of two texts each token is in, [B, T]: 0 up to the end token between them, with it, and 1 behind it.
+
+    Args:
+        tokens_BT: a document a row, which begins with the end token.
+        valid_BT: False for padding; None when there is none.
+        end_id: the end token.
+        second_B: whether all of a row behind its first token is of the second text.
+
+    Returns:
+        None where no row has a second text.
+    """
+    between_BT = tokens_BT == end_id
+    between_BT[:, 0] = False
+    if valid_BT is not None:
+        between_BT &= valid_BT
+    segment_BT = (between_BT.cumsum(1) - between_BT.long()).clamp(max=1)
+    if second_B is not None:
+        segment_BT[torch.tensor(second_B), 1:] = 1
+    return segment_BT if bool(between_BT.any()) or any(second_B or ()) else None
 
 
 def _layout(begins_BT: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

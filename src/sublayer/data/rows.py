@@ -37,6 +37,10 @@ class Rows(ABC):
         """The number of a row's class, where rows have one."""
         return -1
 
+    def segment(self, row: int) -> int:
+        """Which of two texts a row begins in, 0 or 1, where documents are two texts."""
+        return 0
+
 
 class Contiguous(Rows):
     """Row r reads tokens r·T … r·T+T−1, one after another, and is scored on the ones after each, or on themselves.

@@ -4,13 +4,14 @@ Shapes: B texts, T tokens, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
 
 from sublayer.data import Tokenizer
 from sublayer.data.document import joined
+from sublayer.data.packing import segments
 from sublayer.errors import ConfigError, DataError
 from sublayer.generation.evaluating import evaluating
 from sublayer.generation.prompts import batch, check_lengths, check_vocabulary, finite
@@ -89,6 +90,7 @@ def classify(model: Transformer, tokenizer: Tokenizer, texts: str | Items) -> Cl
         for first in range(0, len(given), ROWS):
             rows = by_length[first : first + ROWS]
             tokens_BT, layout = batch([encoded[row] for row in rows], tokenizer.end_id, model.device)
+            layout = replace(layout, segment_BT=segments(tokens_BT, layout.valid_BT, tokenizer.end_id))
             logits_BC = model(tokens_BT, layout).logits
             assert logits_BC is not None
             for row, probabilities in zip(rows, finite(logits_BC).softmax(-1).tolist(), strict=True):

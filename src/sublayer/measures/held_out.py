@@ -76,15 +76,23 @@ def inputs_of(batch: Batch, device: torch.device) -> dict[str, Any]:
 
 def layout_of(batch: Batch, device: torch.device) -> Layout:
     """The layout of a batch, on a device."""
-    return _layout(batch.positions_BT, batch.document_BT, batch.valid_BT, device)
+    return _layout(batch.positions_BT, batch.document_BT, batch.valid_BT, batch.segment_BT, device)
 
 
 def source_of(rows: SourceRows, device: torch.device) -> Source:
     """What an encoder reads of a batch, on a device."""
-    layout = _layout(rows.positions_BS, rows.document_BS, rows.valid_BS, device)
+    layout = _layout(rows.positions_BS, rows.document_BS, rows.valid_BS, None, device)
     return Source(rows.tokens_BS.to(device), layout)
 
 
-def _layout(positions: Tensor | None, document: Tensor | None, valid: Tensor | None, device: torch.device) -> Layout:
-    positions, document, valid = (None if value is None else value.to(device) for value in (positions, document, valid))
-    return Layout(positions, document, valid)
+def _layout(
+    positions: Tensor | None,
+    document: Tensor | None,
+    valid: Tensor | None,
+    segment: Tensor | None,
+    device: torch.device,
+) -> Layout:
+    positions, document, valid, segment = (
+        None if value is None else value.to(device) for value in (positions, document, valid, segment)
+    )
+    return Layout(positions, document, valid, segment)

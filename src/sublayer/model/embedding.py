@@ -4,9 +4,10 @@ Shapes: B batch, T tokens, D d_model, V vocabulary, C segments.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,9 +27,10 @@ class EmbeddingConfig(Config):
     """Factor of the token's vector before its position is added: Vaswani et al. 2017, section 3.4, have √d_model."""
     norm: NormChoice | None = None
     """Normalise the sum of all (Devlin et al. 2018; Le Scao et al. 2022, section 3.2)."""
-    segments: Count | None = None
+    segments: Annotated[Count, Field(ge=2)] | None = None
     """Learn a vector for each segment of an input, such as the first and second of two texts (Devlin et al. 2018,
-    section 3); which token is in which is said by `Layout.segment_BT`, and else all are in the first."""
+    section 3).  Which token is in which is said by `Layout.segment_BT`, as it is where texts with a second one are
+    classified (a source with a `second_field`); else all are in the first, and the other vectors are not trained."""
 
 
 class Embedding(nn.Module):

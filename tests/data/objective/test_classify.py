@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,6 +84,30 @@ def test_a_second_text_stands_behind_the_end_token(tmp_path: Path) -> None:
         text = data.tokenizer.decode(row[:first])
         assert (int(text.split()[1]) % 2 == 0) == (data.classes[target] == "true")
         assert data.tokenizer.decode(row[first:]) in ("", "yes", "yesyes")
+
+
+def test_tokens_know_which_of_two_texts_they_are_in(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"q": f"is {n} even" * (1 + n % 5), "a": "yes" * (n % 9), "label": n % 2} for n in range(60)
+    ]
+    path = write(tmp_path / "pairs.jsonl", rows)
+    fields = {"text_field": "q", "second_field": "a"}
+    for objective, length in (("classify", 64), ("classify", 16), ({"kind": "classify", "long": "pieces"}, 16)):
+        data = corpus(path, objective, length, **fields)
+        begun: Counter[str] = Counter()
+        held_out = list(data.validation("pairs", 7))
+        for batch in [data.batch(0, 0, 4 * data.n_training_rows), *held_out]:
+            # Some batches are cut off before any second text.
+            assert length == 16 or batch.segment_BT is not None
+            segment_BT = torch.zeros_like(batch.tokens_BT) if batch.segment_BT is None else batch.segment_BT
+            valid_BT = batch.tokens_BT >= 0 if batch.valid_BT is None else batch.valid_BT
+            for tokens_T, segment_T, valid_T in zip(batch.tokens_BT, segment_BT, valid_BT, strict=True):
+                first, second = (data.tokenizer.decode(tokens_T[valid_T & (segment_T == n)].tolist()) for n in (0, 1))
+                assert set(second) <= set("yes") and (not first or set(first) & set("is 0123456789vn"))
+                assert segment_T[0] == 0 and bool((segment_T.diff() >= 0)[valid_T[1:]].all())
+                begun["first" if first else "second"] += 1
+        assert (begun["second"] > 0) == (objective != "classify")
+    assert corpus(path, text_field="q").batch(0, 0, 8).segment_BT is None
 
 
 def test_whole_numbers_are_sorted_by_their_value(tmp_path: Path) -> None:

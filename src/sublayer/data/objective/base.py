@@ -57,11 +57,13 @@ class Stretch(NamedTuple):
         tokens: [N].
         marks: [N], SCORED and BEGINS; None in a stream of plain text.
         label: the number of the class, where the objective tells classes.
+        segment: which of two texts the tokens begin in, 0 or 1.
     """
 
     tokens: "Tokens"
     marks: NDArray[np.uint8] | None
     label: int
+    segment: int = 0
 
 
 class Objective(ABC):

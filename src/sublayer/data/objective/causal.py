@@ -57,5 +57,5 @@ class Causal(Objective):
     def batch(self, stretches: Sequence[Stretch], key_B: Words | None) -> "Batch":
         from sublayer.data.packing import packed
 
-        tokens, marks, _ = zip(*stretches, strict=True)
+        tokens, marks, *_ = zip(*stretches, strict=True)
         return packed(tokens, self._length, self._end_id, self._isolate, marks)

@@ -18,7 +18,7 @@ from sublayer.errors import DataError
 
 if TYPE_CHECKING:
     from sublayer.data.packing import Batch
-    from sublayer.data.shards import Shards, TokenStream
+    from sublayer.data.shards import Shards, Tokens, TokenStream
     from sublayer.data.sources import SourceConfig
     from sublayer.data.tokenizer import Tokenizer
 
@@ -148,12 +148,15 @@ class Classify(Objective):
             label_D = numbers[shards.documents(stream, "labels")]
         else:
             raise DataError(f"data.objective: classify learns from labels, and '{stream.domain}' has none.")
-        return Texts(length_D, label_D, self._length, self._config.long == "pieces")
+        pieces = self._config.long == "pieces"
+        # Plain text has no end token inside a document.
+        second_D = _second(shards.tokens(stream), length_D, self._end_id) if pieces and stream.marked else None
+        return Texts(length_D, label_D, self._length, pieces, second_D)
 
     def batch(self, stretches: Sequence[Stretch], key_B: Words | None) -> "Batch":
         import torch
 
-        from sublayer.data.packing import Batch, laid_out
+        from sublayer.data.packing import Batch, laid_out, segments
 
         rows = [stretch.tokens for stretch in stretches]
         # Pieces of a document but the first have no token that begins it.
@@ -163,7 +166,8 @@ class Classify(Objective):
         laid = laid_out(rows, [None] * len(rows), length, self._end_id, isolate_documents=False)
         tokens, _, _, valid = laid.tensors()
         classes = torch.tensor([stretch.label for stretch in stretches])
-        return Batch(tokens, classes, None, None, valid)
+        segment = segments(tokens, valid, self._end_id, [stretch.segment > 0 for stretch in stretches])
+        return Batch(tokens, classes, None, None, valid, segment_BT=segment)
 
 
 class Texts(Rows):
@@ -175,9 +179,18 @@ class Texts(Rows):
         length: T; that many tokens of a document are read, or of a piece, in front of which the one that begins a
             document is put again.
         pieces: divide longer documents, instead of cutting them off.
+        second_D: where in the stream the end token stands behind which the second text of a document is; left out,
+            documents are one text each.
     """
 
-    def __init__(self, length_D: NDArray[np.uint32], label_D: NDArray[np.int64], length: int, pieces: bool) -> None:
+    def __init__(
+        self,
+        length_D: NDArray[np.uint32],
+        label_D: NDArray[np.int64],
+        length: int,
+        pieces: bool,
+        second_D: NDArray[np.int64] | None = None,
+    ) -> None:
         size_D = length_D.astype(np.int64)
         begin_D = np.cumsum(size_D) - size_D
         number_D = np.maximum(1, -(-(size_D - 1) // (length - 1))) if pieces else np.ones_like(size_D)
@@ -192,6 +205,7 @@ class Texts(Rows):
             self.truncated = int(np.count_nonzero(size_D > length))
             self._end_R = np.minimum(self._end_R, self._begin_R + length)
         self._label_R = label_D[document_R]
+        self._segment_R = None if second_D is None else self._begin_R >= second_D[document_R]
         self.filled = int((self._end_R - self._begin_R + (piece_R > 0)).sum())
 
     def __len__(self) -> int:
@@ -202,6 +216,18 @@ class Texts(Rows):
 
     def label(self, row: int) -> int:
         return int(self._label_R[row])
+
+    def segment(self, row: int) -> int:
+        return 0 if self._segment_R is None else int(self._segment_R[row])
+
+
+def _second(token_N: "Tokens", length_D: NDArray[np.uint32], end_id: int) -> NDArray[np.int64]:
+    """Where in a stream the first end token inside each document stands; its end where there is none, [D]."""
+    begin_D = np.cumsum(length_D, dtype=np.int64) - length_D
+    inside = np.setdiff1d(np.flatnonzero(token_N == end_id), begin_D, assume_unique=True)
+    second_D = np.full(len(begin_D), len(token_N))
+    np.minimum.at(second_D, np.searchsorted(begin_D, inside, side="right") - 1, inside)
+    return second_D
 
 
 def _in_order(labels: set[str]) -> Callable[[str], Any]:

@@ -99,7 +99,7 @@ class Masked(Objective):
         from sublayer.data.packing import NOT_SCORED, Batch, laid_out
 
         assert key_B is not None
-        tokens, marks, _ = zip(*stretches, strict=True)
+        tokens, marks, *_ = zip(*stretches, strict=True)
         laid = laid_out(tokens, marks, self._length, self._end_id, self._isolate)
         input_BT = laid.tokens_BT
         may_BT = self._is_text_V[input_BT]
