@@ -191,3 +191,14 @@ def test_it_compiles_as_one_graph() -> None:
     torch.testing.assert_close(
         compiled(target, source=source, targets=target).loss, net(target, source=source, targets=target).loss
     )
+
+
+def test_a_call_that_is_refused_leaves_the_state_as_it_was() -> None:
+    net, source, target = model(), torch.arange(5)[None], torch.arange(6)[None]
+    state = net.init_state(1, 4)
+    with pytest.raises(ValueError, match="room for 4"):
+        net(target, source=source, state=state)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            net(target[:, :3], source=source, state=state).logits, net(target[:, :3], source=source).logits
+        )

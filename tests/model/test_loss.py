@@ -138,3 +138,23 @@ def test_a_model_with_targets_returns_the_loss_of_its_logits_and_keeps_no_logits
     assert set(out.losses) == {"cross_entropy"}
     torch.testing.assert_close(out.loss, expected)
     torch.testing.assert_close(model(tokens, targets=targets, want=["logits"]).logits, logits)
+
+
+def test_gradients_of_many_chunks_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 as near the exact ones as those of all logits at once."""
+    n, vocab = 2048, 300
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * vocab * 8)
+    hidden, weight, targets = problem(n, 5, vocab, 0.0)
+    bias = torch.zeros(vocab, dtype=torch.float64)
+    exact = reference_cross_entropy(hidden, weight, targets, bias.requires_grad_())
+    wanted = torch.autograd.grad(exact, (hidden, weight, bias))
+
+    def errors(function: Any) -> list[float]:
+        inputs = [each.detach().bfloat16().requires_grad_() for each in (hidden, weight, bias)]
+        value = function(inputs[0], inputs[1], targets, inputs[2])
+        found = torch.autograd.grad(value, inputs)
+        assert all(each.dtype == torch.bfloat16 for each in found)
+        return [float((f.double() - w).norm() / w.norm()) for f, w in zip(found, wanted, strict=True)]
+
+    for chunked, whole in zip(errors(cross_entropy), errors(reference_cross_entropy), strict=True):
+        assert chunked < 1.5 * whole + 1e-3

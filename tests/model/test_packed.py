@@ -1,6 +1,9 @@
 """Packed matrices: what they refuse, what they hold, and which layers they are for."""
 
+import copy
 import gc
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,31 @@ def test_a_packed_model_can_be_saved(tmp_path: Path) -> None:
     save_model(tmp_path / "m", original.pack(), tokenizer)
     loaded, _ = load_model(tmp_path / "m")
     assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_packed_model_takes_no_other_weights() -> None:
+    packed, other = model().pack(), Transformer(model().config, seed=5)
+    before = packed(torch.zeros(1, 4).long()).logits
+    with pytest.raises(ValueError, match=r"takes no other weights; call unpack\(\) first"):
+        packed.load_state_dict(other.state_dict(), strict=False)
+    assert torch.equal(packed(torch.zeros(1, 4).long()).logits, before)
+
+
+@pytest.mark.parametrize("twice", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_packed_model_can_be_copied(twice: Callable[[Transformer], Transformer]) -> None:
+    packed, tokens = model().pack(), torch.arange(6)[None]
+    again = twice(packed)
+    assert torch.equal(again(tokens).logits, packed(tokens).logits)
+    for ours, theirs in zip(again.unpack().parameters(), packed.unpack().parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.data_ptr() != theirs.data_ptr()
+
+
+def test_what_was_unpacked_without_gradients_can_be_trained() -> None:
+    net, tokens = model(), torch.zeros(1, 4, dtype=torch.int64)
+    with torch.inference_mode():
+        net.pack()
+        net(tokens)
+        net.unpack()
+    net(tokens, targets=tokens).loss.backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())

@@ -23,15 +23,39 @@ Activation = Literal[
     "sigmoid",
 ]
 
+
+# By name, and not written in the table, so that a model that holds one can be pickled.
+
+
+def identity(x: Tensor) -> Tensor:
+    """x; on a gate, bilinear (Shazeer 2020, equation 5)."""
+    return x
+
+
+def relu2(x: Tensor) -> Tensor:
+    """max(x, 0)² (So et al. 2021)."""
+    return F.relu(x).square()
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by tanh (Hendrycks and Gimpel 2016, section 2), as in GPT-2."""
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_quick(x: Tensor) -> Tensor:
+    """GELU by σ(1.702 x) (Hendrycks and Gimpel 2016, section 2), as in CLIP."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,  # on a gate: bilinear, Shazeer 2020, equation 5
+    "identity": identity,
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,  # Maas et al. 2013, with 0.01 below zero
-    "relu2": lambda x: F.relu(x).square(),  # So et al. 2021
+    "relu2": relu2,
     "elu": F.elu,  # Clevert et al. 2016
     "gelu": F.gelu,  # Hendrycks and Gimpel 2016
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),  # the same, section 2, as in GPT-2
-    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),  # the same, section 2, as in CLIP
+    "gelu_tanh": gelu_tanh,
+    "gelu_quick": gelu_quick,
     "silu": F.silu,  # Elfwing et al. 2017; Ramachandran et al. 2017
     "mish": F.mish,  # Misra 2019
     "softplus": F.softplus,  # Dugas et al. 2001

@@ -71,8 +71,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         count = scored_N.sum().clamp(min=1)
         wants_hidden, wants_weight, _, wants_bias, _ = ctx.needs_input_grad
         hidden_grad = torch.empty_like(hidden_ND) if wants_hidden else None
-        weight_grad = torch.zeros_like(weight_VD) if wants_weight else None
-        bias_grad = torch.zeros_like(bias_V) if bias_V is not None and wants_bias else None
+        # Summed over the chunks in float32: a sum of hundreds in bfloat16 would lose the small ones.
+        weight_grad = at_least_float32(torch.zeros_like(weight_VD)) if wants_weight else None
+        bias_grad = at_least_float32(torch.zeros_like(bias_V)) if bias_V is not None and wants_bias else None
         total = at_least_float32(hidden_ND.new_zeros(()))
         n_rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
         for start in range(0, hidden_ND.shape[0], n_rows):
@@ -96,6 +97,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 hidden_grad[rows] = (gradient @ weight) * counted
             if weight_grad is not None:
                 weight_grad += gradient.T @ (hidden * counted)
+        weight_grad = None if weight_grad is None else weight_grad.to(weight_VD.dtype)
+        bias_grad = None if bias_grad is None or bias_V is None else bias_grad.to(bias_V.dtype)
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad, count)
         return total / count
 

@@ -8,6 +8,7 @@ Shapes: I inputs, O outputs.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,14 @@ class PackedMatrix:
         for linear in linears:
             linear.weight.data = linear.weight.data.new_empty(0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # To be copied or pickled: the layout is a processor's, and not to be looked into.
+        return self.__dict__ | {"_packed_OI": self._packed_OI.to_dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(state["_packed_OI"], ROWS)
+
     def parts(self, x: Tensor) -> Sequence[Tensor]:
         """What each layer makes of `x`, [..., O] each."""
         y = self(x)
@@ -65,8 +74,9 @@ class PackedMatrix:
     def weight(self, number: int) -> Tensor:
         """The weight [O, I] of layer `number`, exactly as it was."""
         begin = sum(self.sizes[:number])
-        weight_OI: Tensor = self._packed_OI.to_dense()[begin : begin + self.sizes[number]]
-        return weight_OI.clone()
+        with torch.inference_mode(False):  # else it could not be trained again
+            weight_OI: Tensor = self._packed_OI.to_dense()[begin : begin + self.sizes[number]]
+            return weight_OI.clone()
 
 
 class PackedLinear(nn.Module):

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, D d_model, V vocabulary.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.utils._pytree as pytree
@@ -128,6 +128,8 @@ class Transformer(Stack):
             layout = layout.resolved(n_tokens, tokens_BT.device)
         else:
             layout = state.advance(layout, n_tokens)
+            if encoded is not None:
+                state.take_source()  # only now: a call that is refused changes nothing
 
         x_BTD = self.embedding(tokens_BT, layout, self.position(0))
         x_BTD, below = self.through(x_BTD, layout, plain, encoded, state, told)
@@ -178,8 +180,6 @@ class Transformer(Stack):
         if sourced:
             raise ValueError("source: the state remembers one already; give it with the first tokens only.")
         encoded = source if isinstance(source, Encoded) else self.encode(source, want)
-        if state is not None:
-            state.take_source()
         return encoded, encoded.report
 
     def _check(
@@ -221,6 +221,16 @@ class Transformer(Stack):
         if self.packed:
             raise ValueError("a packed model stays on the CPU and in its dtype; call unpack() first.")
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module.
+
+        Raises:
+            ValueError: when the model is packed; nothing is loaded then.
+        """
+        if self.packed:
+            raise ValueError("a packed model takes no other weights; call unpack() first.")
+        return super().load_state_dict(state_dict, strict, assign)
 
     def init_state(
         self,

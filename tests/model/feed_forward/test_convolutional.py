@@ -177,3 +177,13 @@ def test_costs_and_widths(gated: bool, matrices: int, width: int) -> None:
 def test_taps_start_so_wide_that_hidden_units_keep_their_variance() -> None:
     module = model(kernel_size=4, d_ff=4000).blocks[0].feed_forward
     assert module.convolution.weight.std().item() == pytest.approx(0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("stack", ["decoder", "encoder"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_packed_documents_compile_as_one_graph(stack: str, gated: bool) -> None:
+    net, tokens = model(stack, gated=gated).double(), torch.arange(9)[None]
+    layout = Layout(document_BT=torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, 2]]))
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(tokens, layout).logits, net(tokens, layout).logits)

@@ -1,6 +1,7 @@
 """Feed-forwards against their formulas, with the activations written out."""
 
 import math
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -152,3 +153,11 @@ def test_an_unknown_activation_is_refused() -> None:
         ConfigError, match=r"^feed_forward\.activation: must be 'identity', .* or 'sigmoid', not 'swish'\.$"
     ):
         ModelConfig(feed_forward={"kind": "gated", "activation": "swish"})
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_model_of_any_activation_can_be_pickled(activation: str) -> None:
+    values = {"vocab_size": 7, "d_model": 8, "n_layers": 1, "attention": {"n_heads": 2}}
+    model = Transformer(ModelConfig(**values, feed_forward={"kind": "gated", "activation": activation}))
+    again, tokens = pickle.loads(pickle.dumps(model)), torch.arange(7)[None]
+    assert torch.equal(again(tokens).logits, model(tokens).logits)

@@ -103,3 +103,21 @@ def test_refusals() -> None:
         net(tokens(1, 5), Layout(document_BT=torch.zeros(1, 5, dtype=torch.int64)))
     with pytest.raises(ValueError, match="logits_at: a head over classes"):
         net(tokens(1, 5), logits_at=torch.tensor([0]))
+
+
+def test_logits_near_a_cap_are_told_apart_in_bfloat16() -> None:
+    head = Transformer(ModelConfig(vocab_size=50, d_model=32, head={"kind": "tokens", "soft_cap": 30.0})).head
+    embedding_VD, hidden_BTD = torch.zeros(50, 32), torch.zeros(1, 1, 32)
+    embedding_VD[3, 0], embedding_VD[7, 0], hidden_BTD[..., 0] = 64.0, 64.5, 1
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = head(hidden_BTD, Layout(), embedding_VD)[0]
+        assert logits.argmax() == 7
+        loss = head.loss(hidden_BTD, Layout(), embedding_VD, torch.tensor([[7]]))
+    torch.testing.assert_close(F.cross_entropy(logits, torch.tensor([7])), loss)
+
+
+def test_a_long_row_s_mean_stays_finite_in_float16() -> None:
+    config = ModelConfig(vocab_size=9, d_model=8, stack="encoder", head={"kind": "classes", "n_classes": 3})
+    head, hidden_BTD = Transformer(config).half().head, torch.full((1, 8192, 8), 9.0).half()
+    valid_BT = torch.ones(1, 8192, dtype=torch.bool)
+    torch.testing.assert_close(head(hidden_BTD, Layout(valid_BT=valid_BT), None), head(hidden_BTD, Layout(), None))

@@ -156,3 +156,15 @@ def test_it_is_chosen_for_the_whole_stack_where_the_encoding_inside_is() -> None
     model("rope", layers=[{}, {"position": "none"}])
     with pytest.raises(ConfigError, match="'randomized' acts on the embeddings"):
         model("learned", layers=[{}, {"position": "none"}])
+
+
+def test_a_layout_that_leaves_places_out_can_be_trained_on() -> None:
+    places = torch.tensor([[0, 1, 2, 20, 21, 99]])
+    net = model("learned").train()
+    net(torch.zeros(1, 6, dtype=torch.int64), Layout(positions_BT=places))
+    drawn = net.positions[0]._layout(Layout(positions_BT=places)).positions_BT
+    assert torch.equal(drawn, places), "all 100 are drawn, so each place is its own"
+    fewer = net.positions[0]._layout(Layout(positions_BT=places[:, :5])).positions_BT
+    assert (fewer.diff() > 0).all()
+    assert fewer.max() < 100
+    assert (fewer >= places[:, :5]).all()

@@ -110,6 +110,8 @@ class Convolutional(Sublayer):
         y_BTF = self._depthwise(x_BSF)
         if document_BT is None:
             return y_BTF
+        if torch.compiler.is_compiling():  # how many edges there are would break the graph
+            return self._step(x_BSF, F.pad(document_BT, sides))
         edges = layout.once(f"edges {sides}", lambda: Edges.of(F.pad(document_BT, sides), self.before, self.behind))
         return y_BTF if edges is None else self._mended(y_BTF, x_BSF, edges)
 
@@ -133,14 +135,15 @@ class Convolutional(Sublayer):
         return self.convolution.weight[:, 0].T.to(like.dtype)
 
     def _step(self, x_BSF: Tensor, document_BS: Tensor | None) -> Tensor:
-        """The same for the few tokens of a decoding step, [B, T, F], over neighbours of the token's document."""
-        bias, n_tokens = self.convolution.bias, x_BSF.shape[1] - self.before
+        """The same as a sum over neighbours of the token's document, [B, T, F]: of few tokens, or compiled."""
+        bias, n_tokens = self.convolution.bias, x_BSF.shape[1] - self.before - self.behind
         kernel_WF = self._kernel_WF(x_BSF)
-        y_BTF = x_BSF[:, self.before :] * kernel_WF[self.before]
-        for w in range(self.before):
+        here = slice(self.before, self.before + n_tokens)
+        y_BTF = x_BSF[:, here] * kernel_WF[self.before]
+        for w in (*range(self.before), *range(self.before + 1, self.before + 1 + self.behind)):
             near_BTF = x_BSF[:, w : w + n_tokens]
             if document_BS is not None:
-                same_BT = document_BS[:, w : w + n_tokens] == document_BS[:, self.before :]
+                same_BT = document_BS[:, w : w + n_tokens] == document_BS[:, here]
                 near_BTF = near_BTF * same_BT[..., None]
             y_BTF = torch.addcmul(y_BTF, near_BTF, kernel_WF[w])
         return y_BTF if bias is None else y_BTF + bias.to(y_BTF.dtype)

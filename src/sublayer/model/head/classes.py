@@ -103,8 +103,9 @@ class ClassHead(Head):
         if self.pooling == "mean":
             if valid_BT is None:
                 return x_BTD.mean(1)
-            counted = valid_BT.to(x_BTD.dtype)[:, :, None]
-            return (x_BTD * counted).sum(1) / counted.sum(1).clamp(min=1)
+            x = at_least_float32(x_BTD)  # as `mean` sums, too
+            counted = valid_BT.to(x.dtype)[:, :, None]
+            return ((x * counted).sum(1) / counted.sum(1).clamp(min=1)).to(x_BTD.dtype)
         if valid_BT is None:
             return x_BTD[:, 0 if self.pooling == "first" else -1]
         place_T = torch.arange(valid_BT.shape[1], device=valid_BT.device)

@@ -18,6 +18,7 @@ from sublayer.model.layout import Layout
 from sublayer.model.loss import cross_entropy
 from sublayer.model.norm import NormConfig, normalised
 from sublayer.model.part import StackShape
+from sublayer.model.precision import at_least_float32
 from sublayer.model.soft_cap import soft_capped
 
 
@@ -62,7 +63,9 @@ class TokenHead(Head):
     def forward(self, x_BTD: Tensor, layout: Layout, embedding_VD: Tensor) -> Tensor:
         x_BTD = self._prepared(x_BTD)
         logits: Tensor = F.linear(x_BTD, embedding_VD) if self.output is None else self.output(x_BTD)
-        return soft_capped(logits if self.bias is None else logits + self.bias, self.soft_cap)
+        logits = logits if self.bias is None else logits + self.bias
+        # A cap in float32, as in the loss: near it, neighbouring numbers in bfloat16 are far apart.
+        return logits if self.soft_cap is None else soft_capped(at_least_float32(logits), self.soft_cap)
 
     def loss(self, x_BTD: Tensor, layout: Layout, embedding_VD: Tensor, targets: Tensor) -> Tensor:
         weight_VD = embedding_VD if self.output is None else self.output.weight

@@ -137,12 +137,17 @@ class Randomized(Position):
         return replace(span, query_positions=queries, key_positions=keys, aligned=False, newest=False, _memo={})
 
     def _draw(self, shared: Layout | Span, positions_BT: Tensor) -> Tensor:
-        """T positions in order; the same for a layout and the span of its tokens."""
-        n_tokens, device = positions_BT.shape[1], positions_BT.device
-        return shared.once(
-            f"drawn {self.max_position}",
-            lambda: torch.randperm(self.max_position, device=device)[:n_tokens].sort().values,
-        )
+        """Positions in order, by place, T at least; the same for a layout and the span of its tokens.
+
+        As many are drawn as there are places up to the last: more than tokens, where a layout leaves some out.
+        """
+
+        def draw() -> Tensor:
+            order = torch.randperm(self.max_position, device=positions_BT.device)
+            n_drawn = (positions_BT.max() + 1).clamp(min=positions_BT.shape[1])  # a tensor: nothing waits for a GPU
+            return torch.where(torch.arange(len(order), device=order.device) < n_drawn, order, len(order)).sort().values
+
+        return shared.once(f"drawn {self.max_position}", draw)
 
 
 @dataclass(frozen=True)

@@ -89,3 +89,13 @@ def test_a_query_that_sees_nothing_gets_zeros_and_the_sink_no_gradient_from_it()
         assert (out == 0).all()
         for gradient in torch.autograd.grad(out.sum(), (q, k, v, sink)):
             assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_in_float16_too(name: str) -> None:
+    """Where the lowest number there is and a score below 0 would make −∞ of each."""
+    positions = torch.arange(3)[None]
+    span = Span(positions, positions, key_valid=torch.tensor([[False, True, True]]), whole=True)
+    q = torch.full((1, 1, 3, 8), 3.0).half()
+    out = KERNELS[name](q, -q, torch.ones_like(q), Attention(Causal(), span, 1.0)).out_BHTK
+    assert out[0, 0, :, 0].tolist() == [0, 1, 1]

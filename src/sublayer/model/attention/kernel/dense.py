@@ -87,12 +87,13 @@ def _hidden(call: Attention, dtype: torch.dtype) -> Tensor | None:
     """A number too low to matter where a query does not see a key, 0 elsewhere, [1 or B, 1, T, S]; None when each sees
     all.
 
-    It is the lowest finite one: in a row that sees nothing, −∞ would give NaN, also in the gradient.
+    It is half the lowest finite one: in a row that sees nothing, −∞ would give NaN, also in the gradient, and a score
+    that is added must not lead there.
     """
     visible = call.span.visible(call.pattern)
     if visible is None:
         return None
-    lowest = torch.finfo(dtype).min
+    lowest = torch.finfo(dtype).min / 2
     return call.span.once(
         f"hidden {call.pattern} {dtype}",
         lambda: torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, lowest),
