@@ -17,6 +17,8 @@ def show_costs(check: Check, console: Console) -> None:
     vocabulary = f" ({check.vocabulary_from})" if check.vocabulary_from else ""
     console.print(f"legal · {check.device}, {check.dtype} · a vocabulary of {check.vocab_size:,}{vocabulary}")
     for table in (_layers(check), _kernels(check), _costs(check), _memory(check)):
+        if not table.row_count:  # of a model directory that does not decode, no kernel is known
+            continue
         console.print()
         console.print(table)
     if check.measured is not None:
@@ -29,10 +31,11 @@ def explain_decoding(check: Check, console: Console) -> None:
     table = _table("decoding with a cache", "layer", "keeps", "of a token", "grows", "equals full passes")
     for layer in check.layers:
         exact = layer.cache_exact
-        equals = f"no: {exact.reason}" if exact.reason else "yes" if exact.length is None else f"up to {exact.length:,}"
-        if layer.keeps is None:
-            table.add_row(_numbers(layer), "does not decode", "", "", equals)
+        if exact is None or layer.keeps is None:
+            why = f"no: {exact.reason}" if exact is not None and exact.reason else ""
+            table.add_row(_numbers(layer), "does not decode", "", "", why)
             continue
+        equals = "yes" if exact.length is None else f"up to {exact.length:,}"
         for number, kept in enumerate(layer.keeps.memories):
             first = number == 0
             of_a_token = _bytes(kept.bytes_per_source_token or kept.bytes_per_token)
@@ -81,7 +84,7 @@ def _layers(check: Check) -> Table:
         attention, position = _attention(layer.attention), _part(layer.position)
         table.add_row(f"encoder {_numbers(layer)}", attention, position, activation, _parameters(layer), "")
     for layer in check.layers:
-        exact = "" if str(layer.cache_exact) == "always" else f"; exact {layer.cache_exact}"
+        exact = "" if str(layer.cache_exact or "always") == "always" else f"; exact {layer.cache_exact}"
         across = layer.cross_attention
         table.add_row(
             ("decoder " if check.encoder_layers else "") + _numbers(layer),

@@ -64,7 +64,7 @@ class LayerCheck:
         position, attention, cross_attention, feed_forward, residual, norm: the choices, complete; the third is None
             where there is no encoder to attend to.
         training_kernel, decoding_kernel: what computes the attention, and why; None where it is not done.
-        cache_exact: whether decoding with a cache equals full passes, and how far.
+        cache_exact: whether decoding with a cache equals full passes, and how far; None when the model does not decode.
         parameters, active: numbers trained, and those that one token uses.
         training_flops, decoding_flops: FLOPs a token, as in `FlopsPerToken.training` and `.decoding`.
         keeps: while decoding; None when the model does not decode.
@@ -79,7 +79,7 @@ class LayerCheck:
     norm: Mapping[str, Any]
     training_kernel: KernelChoice | None
     decoding_kernel: KernelChoice | None
-    cache_exact: CacheExact
+    cache_exact: CacheExact | None
     parameters: int
     active: int
     training_flops: float
@@ -147,6 +147,7 @@ class Layers:
             across = layer.across_flops * source_length
             decoding_flops = layer.token_flops + layer.decoding_pair_flops * kept + across
             keeps = _keeps(stack, numbers[0], held)
+        exact = config.cache_exact(shape)
         of_source = (layer.source_flops / self.rows.length + layer.across_flops) * source_length
         return LayerCheck(
             layers=tuple(numbers),
@@ -154,7 +155,7 @@ class Layers:
             cross_attention=None if config.cross_attention is None else config.cross_attention.tree(),
             training_kernel=training,
             decoding_kernel=decoding,
-            cache_exact=config.cache_exact(shape),
+            cache_exact=exact if held or exact.reason else None,
             parameters=layer.parameters,
             active=layer.active,
             training_flops=(1 + BACKWARD) * (layer.token_flops + layer.pair_flops * length + of_source)
