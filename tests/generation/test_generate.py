@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -352,3 +353,18 @@ def test_log_probabilities_are_those_of_a_full_pass() -> None:
         logits = model(ids[:, :-1]).logits[:, len(prompt) - 1 :, : TOKENIZER.vocab_size]
         expected = logits.log_softmax(-1).gather(2, ids[:, len(prompt) :, None]).sum()
         assert one.log_probability == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (5, r"^to go on from there is 5; give a text, a list of texts, or a conversation as a list of messages\.$"),
+        (None, r"^to go on from there is None; give a text"),
+        (["a", 5], r"^item 2 of 2 to go on from is 5; give a text"),
+        ({"role": "user", "content": "a"}, r"^to go on from there is \{'role': 'user', 'content': 'a'\}; give a text"),
+        ([{"role": "user", "content": "a"}, "a"], r"^item 1 of 2 to go on from is \{'role"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(prompt: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        generate(tiny(), TOKENIZER, prompt)

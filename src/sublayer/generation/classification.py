@@ -15,6 +15,7 @@ from sublayer.data.packing import segments
 from sublayer.errors import ConfigError, DataError
 from sublayer.generation.evaluating import evaluating
 from sublayer.generation.prompts import batch, check_lengths, check_vocabulary, finite
+from sublayer.generation.texts import listed
 from sublayer.model import Transformer
 from sublayer.model.head import ClassHeadConfig
 
@@ -108,9 +109,7 @@ def _given(texts: Any) -> list[tuple[str, str | None]]:
     Raises:
         DataError: when there are none.
     """
-    items = [texts] if isinstance(texts, str) else texts
-    if not isinstance(items, Sequence):
-        raise DataError(f"to classify there is {texts!r:.60}; give a text, or a list of texts and pairs of texts.")
+    items = listed(texts, "to classify", "a text, or a list of texts and pairs of texts")
     given: list[tuple[str, str | None]] = []
     for number, item in enumerate(items):
         if isinstance(item, str):

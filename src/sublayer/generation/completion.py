@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast, overload
+from typing import Any, overload
 
 from sublayer.data import Tokenizer
 from sublayer.generation.beams import search
@@ -11,6 +11,7 @@ from sublayer.generation.config import GenerationConfig
 from sublayer.generation.decoding import decode
 from sublayer.generation.evaluating import evaluating
 from sublayer.generation.sampling import row_seeds
+from sublayer.generation.texts import listed, texts_of
 from sublayer.generation.written import Reason
 from sublayer.model import Transformer
 
@@ -108,19 +109,21 @@ def generate(
     Raises:
         ConfigError: when an option is refused, or the model is an encoder, tells classes or cannot be decoded token by
             token.
-        DataError: when a prompt is longer than the model's positions or is no Unicode text, the tokenizer is not
+        DataError: when a prompt is no text, no Unicode text or longer than the model's positions, the tokenizer is not
             the model's, or it carries no chat template to read a conversation with.
         RunError: when the model's logits are not finite numbers.
     """
     if config is None or options:
         config = GenerationConfig(**({} if config is None else config.model_dump(exclude_unset=True)) | options)
     single = isinstance(prompt, str)
-    if not single and len(prompt) and all(isinstance(message, Mapping) for message in prompt):
+    wanted = "a text, a list of texts, or a conversation as a list of messages"
+    given = listed(prompt, "to go on from", wanted)
+    if given and all(isinstance(message, Mapping) for message in given):
         single = True
-        encoded = [tokenizer.encode_chat(cast(Sequence[Mapping[str, Any]], prompt))]
+        encoded = [tokenizer.encode_chat(given)]
         prompts = [tokenizer.decode(encoded[0])]
     else:
-        prompts = [prompt] if isinstance(prompt, str) else list(cast(Sequence[str], prompt))
+        prompts = texts_of(given, "to go on from", wanted)
         encoded = tokenizer.encode_batch(prompts, special=config.special_tokens)
     work = _searched if config.beams > 1 else _drawn
     with evaluating(model):
