@@ -133,21 +133,59 @@ def test_every_token_is_read_once_an_epoch(notes: Path) -> None:
     assert stream.tokens - 32 * number < 32
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("share", [0.2, 0.5])
 def test_whole_words_are_hidden_whole(share: float) -> None:
     text = "one_2 naïve, two东京 three; x (fourteen) ninety-nine!"
     ids = BYTES.encode(text)
-    words = [found.span() for found in re.finditer(rb"[\w\x80-\xff]+|[^\w\x80-\xff]", text.encode())]
-    objective = MaskedConfig(share=share, whole_words=True).build(BYTES, 80, False)
-    keys = mixed(5, np.arange(64, dtype=np.uint64))
-    batch = objective.batch([Stretch(np.array(ids, dtype=np.uint16), None, -1)] * 64, keys)
+    pattern = rb"\xe4\xb8\x9c|\xe4\xba\xac|(?:[\w]|\xc3\xaf)+|."
+    words = [found.span() for found in re.finditer(pattern, text.encode())]
+    batch = of_one_text(ids, share, 80)
     chosen = (batch.targets_BT[:, 1 : len(ids)] >= 0).numpy()
     assert len({tuple(row) for row in chosen.tolist()}) > 32
+    longest = max(end - begin for begin, end in words)
+    wanted = round(share * (len(ids) - 1))
+    assert wanted >= longest
     for row in chosen:
         taken = [row[begin:end] for begin, end in words if row[begin:end].any()]
         assert all(word.all() for word in taken)
-        wanted = round(share * (len(ids) - 1))
-        assert wanted <= row.sum() < wanted + max(end - begin for begin, end in words)
+        assert abs(row.sum() - wanted) <= longest / 2
+    assert chosen.sum(1).mean() == pytest.approx(wanted, abs=1)
+
+
+def of_one_text(ids: list[int], share: float, length: int) -> Batch:
+    """64 rows of the same text, whole words hidden."""
+    objective = MaskedConfig(share=share, whole_words=True).build(BYTES, length, False)
+    keys = mixed(5, np.arange(64, dtype=np.uint64))
+    return objective.batch([Stretch(np.array(ids, dtype=np.uint16), None, -1)] * 64, keys)
+
+
+@pytest.mark.parametrize(
+    ("text", "off"),
+    [
+        ("我们认为下面这些真理是不言而喻的人人", 1),  # without spaces: each letter is a word
+        ("ที่นี่มีคนอยู่เต็มไปหมด", 1),
+        ("x" * 60, 2),  # a word longer than what is to be hidden
+        ("поэтому " * 8, 2),
+    ],
+)
+def test_no_word_takes_much_more_than_the_share(text: str, off: int) -> None:
+    ids = BYTES.encode(text)[:32]
+    counts = (of_one_text(ids, 0.15, 32).targets_BT >= 0).sum(1)
+    assert counts.min() >= 1
+    assert (counts - round(0.15 * 31)).abs().max() <= off
+
+
+@given(rows=ROWS, share=st.floats(0.01, 0.99), seed=st.integers(0, 2**63))
+@settings(max_examples=100)
+def test_of_whole_words_a_row_has_about_its_share(rows: list[list[int]], share: float, seed: int) -> None:
+    keys = mixed(seed, np.arange(len(rows), dtype=np.uint64))
+    rows = [[0, *(97 * (token % 5 > 0) for token in row)][:LENGTH] for row in rows]
+    stretches = [Stretch(np.array(row, dtype=np.uint16), None, -1) for row in rows]
+    batch = MaskedConfig(share=share, whole_words=True).build(BYTES, LENGTH, True).batch(stretches, keys)
+    for row, count in zip(rows, (batch.targets_BT >= 0).sum(1).tolist(), strict=True):
+        able = sum(token > 0 for token in row)
+        wanted = max(1, round(share * able)) if able else 0
+        assert wanted / 2 <= count <= 1.5 * wanted
 
 
 def test_a_row_of_special_tokens_alone_asks_nothing() -> None:

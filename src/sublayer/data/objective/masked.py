@@ -30,8 +30,9 @@ CHOICE, FATE, OTHER = range(3)
 class MaskedConfig(ObjectiveConfig):
     """Some tokens are hidden, and predicted from what stands on both sides of them.
 
-    Each row has exactly its share of tokens chosen, at least one; special tokens never are, and of conversations and
-    pairs only what is to be learnt.  Another epoch draws anew; of held-out text the same tokens are hidden every time.
+    Each row has exactly its share of tokens chosen, at least one, or of whole words what comes nearest; special tokens
+    never are, and of conversations and pairs only what is to be learnt.  Another epoch draws anew; of held-out text the
+    same tokens are hidden every time.
     """
 
     paper: ClassVar[str] = "Devlin et al. 2018, BERT, §3.1; drawn anew each epoch: Liu et al. 2019, RoBERTa, §4.1"
@@ -47,7 +48,8 @@ class MaskedConfig(ObjectiveConfig):
     replaced_by_other: Share = 0.1
     """Share of those that a random token stands for; what is left of them stays as it is."""
     whole_words: Flag = False
-    """Choose whole words instead of single tokens; a word is a run of letters, digits and what is no ASCII."""
+    """Choose whole words instead of single tokens; a word is a run of letters, digits and what is no ASCII, or a letter
+    of a script that is written without spaces.  One that is longer than a row's share is divided."""
 
     @model_validator(mode="after")
     def _parts_of_a_whole(self) -> Self:
@@ -83,7 +85,7 @@ class Masked(Objective):
         self._mask_id = tokenizer.special_id(MASKS)
         self._is_text_V = tokenizer.bytes_per_token > 0
         self._text_ids = np.flatnonzero(self._is_text_V)
-        self._in_words = tokenizer.word_borders() if config.whole_words else None
+        self._borders = tokenizer.borders if config.whole_words else None
         self.needed = length
 
     def rows(self, shards: "Shards", stream: "TokenStream") -> Rows:
@@ -125,24 +127,24 @@ class Masked(Objective):
         """Which places are to be predicted, [B, T]: those with the smallest draws, as many as a row's share."""
         number_B = may_BT.sum(1)
         wanted_B = np.where(number_B > 0, np.maximum(1, np.rint(self._config.share * number_B)), 0).astype(np.int64)
-        if self._in_words is not None:
-            draw_BT = self._by_words(token_BT, draw_BT)
+        wanted_B1 = wanted_B[:, None]
+        if self._borders is not None:
+            draw_BT = self._by_words(self._borders.begins(token_BT), wanted_B1, draw_BT)
         # Places that may not be chosen come last.
         order_BT = np.lexsort((draw_BT, ~may_BT), axis=1)
         chosen_BT = np.zeros_like(may_BT)
-        np.put_along_axis(chosen_BT, order_BT, np.arange(token_BT.shape[1]) < wanted_B[:, None], axis=1)
-        if self._in_words is not None:
-            # Of the last word only a part may have been wanted; it is taken whole.
-            last_B = np.take_along_axis(draw_BT, np.take_along_axis(order_BT, wanted_B[:, None] - 1, 1), 1)
-            chosen_BT |= may_BT & (draw_BT <= last_B) & (wanted_B[:, None] > 0)
+        np.put_along_axis(chosen_BT, order_BT, np.arange(token_BT.shape[1]) < wanted_B1, axis=1)
+        if self._borders is not None:
+            # Of the last word only a part may have been wanted; it is taken whole or left out, whichever is nearer.
+            last_B1 = np.take_along_axis(draw_BT, np.take_along_axis(order_BT, wanted_B1 - 1, 1), 1)
+            without_BT, with_BT = may_BT & (draw_BT < last_B1), may_BT & (draw_BT <= last_B1)
+            is_nearer_B = 2 * wanted_B >= without_BT.sum(1) + with_BT.sum(1)
+            chosen_BT = np.where(is_nearer_B[:, None], with_BT, without_BT)
         return chosen_BT
 
-    def _by_words(self, token_BT: NDArray[np.int64], draw_BT: Words) -> Words:
-        """For every token of a word the draw of its first one."""
-        assert self._in_words is not None
-        begins_inside_V, ends_inside_V = self._in_words
-        begins_BT = np.ones_like(token_BT, dtype=np.bool_)
-        begins_BT[:, 1:] = ~(begins_inside_V[token_BT[:, 1:]] & ends_inside_V[token_BT[:, :-1]])
-        place_T = np.arange(token_BT.shape[1])
+    def _by_words(self, begins_BT: NDArray[np.bool_], wanted_B1: NDArray[np.int64], draw_BT: Words) -> Words:
+        """For every token of a word the draw of its first one; a word of more tokens than are wanted is divided."""
+        place_T = np.arange(begins_BT.shape[1])
         first_BT = np.maximum.accumulate(np.where(begins_BT, place_T, 0), axis=1)
-        return np.take_along_axis(draw_BT, first_BT, axis=1)
+        most_B1 = np.maximum(wanted_B1, 1)
+        return np.take_along_axis(draw_BT, place_T - (place_T - first_BT) % most_B1, axis=1)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from sublayer.data.chat import ChatTemplate, Unrenderable, parse_messages
 from sublayer.data.document import END_MARK, Segment
 from sublayer.data.tokenizer.alphabet import BYTE, END, MASKS
+from sublayer.data.tokenizer.borders import WordBorders
 from sublayer.data.tokenizer.stream import Stream
 from sublayer.data.tokenizer.words import Words, splits_as_gpt2
 from sublayer.errors import DataError
@@ -25,9 +25,6 @@ BESIDE = ("tokenizer_config.json", "chat_template.jinja")
 
 MOST_REMEMBERED = 1024
 """Texts of templates whose ids are kept."""
-
-
-_IN_WORDS = frozenset(string.ascii_letters + string.digits + "_")
 
 
 class Tokenizer:
@@ -190,16 +187,10 @@ class Tokenizer:
         grown.chat_template = self.chat_template
         return grown
 
-    def word_borders(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Of every id whether its text begins inside what may be a word, and whether it ends inside, [V] each.
-
-        A word is a run of letters, digits, underscores, and bytes of characters beyond ASCII.
-        """
-        begins, ends = (
-            np.array([bool(text) and (text[place] >= 128 or chr(text[place]) in _IN_WORDS) for text in self._bytes])
-            for place in (0, -1)
-        )
-        return begins, ends
+    @cached_property
+    def borders(self) -> WordBorders:
+        """Tells which tokens begin a word."""
+        return WordBorders(self._bytes)
 
     def fingerprint(self) -> str:
         """A text that is equal for equal tokenizers."""
