@@ -79,3 +79,14 @@ def batch_mates_do_not_change_an_output(subject: Subject, dice: random.Random) -
         row = dice.randrange(n_rows)
         alone = subject.logits(tokens[row : row + 1], source=None if read is None else read[row : row + 1])
     assert_equal_logits(together[row], alone[0], atol=1e-9)
+
+
+@statement(share=0.2)
+def a_batch_of_no_rows_has_no_logits_and_a_loss_of_0(subject: Subject, dice: random.Random) -> None:
+    n_tokens = dice.randint(1, 9)
+    tokens, source = random_tokens(0, 0, n_tokens), subject.source(0)
+    subject.model.train(dice.random() < 0.5)
+    out = subject.model(tokens, source=source, targets=subject.targets(0, n_tokens), want=("logits",))
+    subject.model.eval()
+    assert out.logits is not None and out.logits.shape[0] == 0
+    assert out.loss == 0

@@ -54,7 +54,7 @@ def by_key(values_BHTR: Tensor, index_BTS: Tensor) -> Tensor:
         values_BHTR: [1 or B, H, 1 or T, R], as many for each query.
         index_BTS: [1 or B, T, S], from 0 to R − 1 (int64).
     """
-    n_rows = max(values_BHTR.shape[0], index_BTS.shape[0])
+    n_rows = values_BHTR.shape[0] if index_BTS.shape[0] == 1 else index_BTS.shape[0]
     shape = (n_rows, values_BHTR.shape[1], index_BTS.shape[1])
     # Gathering has a far quicker gradient on a CPU than looking up an embedding for each pair.
     values = values_BHTR.expand(*shape, values_BHTR.shape[3])

@@ -53,13 +53,13 @@ class Dense:
         n_kv_heads = k_BGSK.shape[1]
         with without_autocast(q_BHTK):
             # Query heads that share a key/value head stand below one another: one product serves them all.
-            q = (q_BHTK * call.scale).reshape(batch, n_kv_heads, -1, width)
+            q = (q_BHTK * call.scale).reshape(batch, n_kv_heads, n_queries * n_heads // n_kv_heads, width)
             k = k_BGSK.to(q.dtype)
             if is_cpu_step(q_BHTK):  # the keys of a decoding step are read faster as the first factor
                 scores = (k @ q.transpose(-1, -2)).transpose(-1, -2).contiguous()
             else:
                 scores = q @ k.transpose(-1, -2)
-            scores_BHTS = scores.view(batch, n_heads, n_queries, -1)
+            scores_BHTS = scores.view(batch, n_heads, n_queries, scores.shape[-1])
             if call.soft_cap is not None:
                 # In float32: near a cap of 50, neighbouring numbers in bfloat16 are a quarter apart.
                 scores_BHTS = soft_capped(at_least_float32(scores_BHTS), call.soft_cap)
@@ -75,8 +75,8 @@ class Dense:
                 sink = call.sink_H.to(scores_BHTS.dtype)[:, None, None].expand(*scores_BHTS.shape[:-1], 1)
                 weights = torch.cat([scores_BHTS, sink], dim=-1).softmax(-1)[..., :-1]
             kept = dropout(weights.to(q.dtype), call.dropout, training=True)
-            out = kept.reshape(batch, n_kv_heads, -1, kept.shape[-1]) @ v_BGSK.to(q.dtype)
-            out = out.view(batch, n_heads, n_queries, -1)
+            out = kept.reshape(*q.shape[:-1], kept.shape[-1]) @ v_BGSK.to(q.dtype)
+            out = out.view(batch, n_heads, n_queries, out.shape[-1])
             if call.score_change is not None and call.score_change.changes_values:
                 out = out + call.score_change.values(kept, call.span).to(out.dtype)
             seeing = _seeing(call)

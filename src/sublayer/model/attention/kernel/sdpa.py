@@ -51,9 +51,9 @@ class Sdpa:
                 q, k, v = (F.pad(x, (0, max(width, value_width) - x.shape[-1])) for x in (q, k, v))
             alone = n_queries == 1 and n_heads != n_kv_heads
             if alone:
-                q = q.reshape(n_rows, n_kv_heads, -1, q.shape[-1])
+                q = q.reshape(n_rows, n_kv_heads, n_heads // n_kv_heads, q.shape[-1])
                 if mask is not None and mask.shape[1] > 1:
-                    mask = mask.reshape(mask.shape[0], n_kv_heads, -1, mask.shape[-1])
+                    mask = mask.reshape(mask.shape[0], n_kv_heads, n_heads // n_kv_heads, mask.shape[-1])
             out = F.scaled_dot_product_attention(
                 q,
                 k,
@@ -64,7 +64,7 @@ class Sdpa:
                 scale=call.scale,
                 enable_gqa=n_heads != n_kv_heads and not alone,
             )
-            out = out.view(n_rows, n_heads, 1, -1) if alone else out
+            out = out.view(n_rows, n_heads, 1, out.shape[-1]) if alone else out
             out = out if width <= value_width else out[..., :value_width]
         return Attended(out.to(q_BHTK.dtype))
 
