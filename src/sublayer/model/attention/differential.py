@@ -153,7 +153,7 @@ class Differential(Sublayer):
 
     def _heads(self, x_BTE: Tensor, n_widths: int) -> Tensor:
         """[B, T, heads·K·n_widths] → [B, heads, T, K·n_widths]."""
-        return x_BTE.unflatten(-1, (-1, n_widths * self.d_head)).transpose(1, 2)
+        return torch.unflatten(x_BTE, -1, (-1, n_widths * self.d_head)).transpose(1, 2)
 
     def _map(self, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSE: Tensor, span: Span, context: Context) -> Attended:
         """What one of the two maps reads."""

@@ -161,7 +161,7 @@ class Latent(Sublayer):
         if self.query_up is not None:
             assert self.query_norm is not None
             q_BTE = self.query_up(normalised(self.query_norm, q_BTE))
-        q_BHTE = q_BTE.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        q_BHTE = torch.unflatten(q_BTE, -1, (self.n_heads, -1)).transpose(1, 2)
         q_BHTK, q_BHTR = torch.split(q_BHTE, [self.d_head, self.d_rope], dim=-1)
         q_BHTR, k_B1TR = context.position.rotate(q_BHTR, k_BTR[:, None], context.layout)
         latent_BTL = normalised(self.latent_norm, latent_BTL)

@@ -173,14 +173,14 @@ class MultiHead(Sublayer):
 
     def _heads(self, x_BTE: Tensor) -> Tensor:
         """[B, T, heads·K] → [B, heads, T, K]."""
-        return x_BTE.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+        return torch.unflatten(x_BTE, -1, (-1, self.d_head)).transpose(1, 2)
 
     def _normed(self, x_BTE: Tensor, norm: nn.Module | None) -> Tensor:
         """Queries or keys by head, [B, heads, T, K], normalised."""
         if norm is None:
             return self._heads(x_BTE)
         shape = x_BTE.shape
-        x = x_BTE.unflatten(-1, (-1, self.d_head)) if self.config.qk_norm.divided else x_BTE
+        x = torch.unflatten(x_BTE, -1, (-1, self.d_head)) if self.config.qk_norm.divided else x_BTE
         return self._heads(normalised(norm, x).view(shape))
 
     def _call(self, q_BHTK: Tensor, span: Span, change: ScoreChange | None, context: Context) -> Attention:
@@ -200,7 +200,7 @@ class MultiHead(Sublayer):
         """The output [B, T, D] of what the heads have read, gated by what there is of `gate`."""
         out_BTHK = attended.out_BHTK.transpose(1, 2)
         for gate_BTE in gate:
-            out_BTHK = out_BTHK * gate_BTE.unflatten(-1, (out_BTHK.shape[2], -1)).sigmoid()
+            out_BTHK = out_BTHK * torch.unflatten(gate_BTE, -1, (out_BTHK.shape[2], -1)).sigmoid()
         weights = attended.weights_BHTS
         return self.output(out_BTHK.flatten(2)), EMPTY if weights is None else Report(attention={"weights": weights})
 

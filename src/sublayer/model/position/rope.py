@@ -97,6 +97,6 @@ class Rope(Position):
         if self.config.layout == "half":
             partner = rotated.roll(self.width // 2, dims=-1)
         else:
-            partner = rotated.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+            partner = torch.unflatten(rotated, -1, (-1, 2)).flip(-1).flatten(-2)
         turned = (rotated * cos + partner * sin).to(x_BHTK.dtype)
         return turned if whole else torch.cat([turned, x_BHTK[..., self.width :]], dim=-1)
