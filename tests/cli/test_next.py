@@ -1,5 +1,6 @@
 """The command that a run's summary names to ask the model is one that works."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -74,3 +75,18 @@ def test_a_run_whose_sample_does_not_fit_is_told_to_the_end(
     told = run(capsys, "train", *SMALL, *short, sources, "--out", "runs/a")
     assert "no sample of notes: the prompt has " in told
     assert "sublayer train --resume" in told
+
+
+def test_a_classifier_of_two_texts_is_asked_of_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = [{"text": f"one {n}", "other": f"two {n % 7}", "label": "ab"[n % 2]} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = "data.sources=[{kind: labelled, path: rows.jsonl, second_field: other}]"
+    kinds = ["model.stack=encoder", "model.head=classes", "data.objective=classify", "data.validation_share=0.3"]
+    told = run(capsys, "train", *SMALL, *kinds, sources, "--out", "runs/a")
+    (command,) = (line.strip() for line in told.splitlines() if line.strip().startswith("sublayer classify "))
+    assert " --second " in command
+    assert "second text" in run(capsys, *shlex.split(command)[1:])

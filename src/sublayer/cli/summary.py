@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sublayer.api import Run, generate
-from sublayer.data.sources import ChatConfig
+from sublayer.data.sources import ChatConfig, LabelledConfig
 from sublayer.errors import ConfigError, DataError
 from sublayer.measures.score import Score, total
 
@@ -79,7 +79,8 @@ def _use(run: Run, where: str, domain: str) -> str:
         verb, gap, options = GAPS[kind]
         return f"sublayer {verb} {where} {shlex.quote(prompt + gap)}{options}"
     if run.config.data.objective.classifies:
-        return f"sublayer classify {where} {shlex.quote(prompt)}"
+        of_two = any(isinstance(each, LabelledConfig) and each.second_field for each in run.config.data.sources)
+        return f"sublayer classify {where} {shlex.quote(prompt)}{f' --second {shlex.quote(prompt)}' if of_two else ''}"
     question = _question(run, domain)
     asked = shlex.quote(question[-1]["content"] if question else prompt)
     return f"sublayer generate {where} {'--chat ' if question else ''}{asked}"
