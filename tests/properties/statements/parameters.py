@@ -35,9 +35,15 @@ def cancelled(config: ModelConfig) -> list[str]:
     """In whose parameters some have no gradient by right: as a softmax cancels them (a bias of keys; everything about
     scores where a query sees itself alone), or as a threshold that all queries but the first are beyond, or as a power
     of distances that are 0 and 1."""
-    seen = [layer.attention.seen(config.shape.direction) for layer in config.resolve()]
-    seen += [layer.attention.seen("bidirectional") for layer in config.resolve_encoder()]
-    near = any(not pattern.visible(torch.tensor(2), torch.tensor(0)) for pattern in seen)
+    seen = [(layer.attention, config.shape.direction) for layer in config.resolve()]
+    seen += [(layer.attention, "bidirectional") for layer in config.resolve_encoder()]
+    first, third = torch.tensor(0), torch.tensor(2)
+    near = any(
+        not attention.seen(direction).visible(third, first)
+        # A class may be read from the first token alone, and a token kept in view is so for those behind it.
+        or (direction == "bidirectional" and not attention.seen(direction).visible(first, third))
+        for attention, direction in seen
+    )
     return ["key", "query", "threshold", *(["positions"] if near else [])]
 
 

@@ -35,7 +35,11 @@ def shifting_all_positions_changes_nothing(subject: Subject, dice: random.Random
         return subject.logits(tokens, Layout(positions_BT=positions + shift), source)
 
     with torch.no_grad():
-        assert_equal_logits(at(shift, other_shift), at(0, 0), atol=1e-3)  # rope's angles are in float32
+        base = at(0, 0)
+        # Rope's angles are in float32.  Where nothing is normalised, values grow by powers from layer to layer, and
+        # that rounding with them.
+        largest = float(base.abs().max())
+        assert_equal_logits(at(shift, other_shift), base, atol=1e-3 if largest < 1e3 else 1e-2 * largest)
 
 
 def blind_to_order(layers: tuple[LayerConfig, ...]) -> bool:
