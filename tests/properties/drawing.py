@@ -63,7 +63,7 @@ class Choices:
         return random.Random(self.seed + path.encode()).choice(values)
 
     def there(self, path: str, mostly: bool = False) -> bool:
-        return self._presence[zlib.crc32(path.encode()) % len(self._presence)] >= (64 if mostly else 128)
+        return self._presence[zlib.crc32(path.encode()) % len(self._presence)] >= (32 if mostly else 128)
 
     def part(self, path: str, registry: Registry[Any]) -> Any:
         """A choice from a registry as it may stand in YAML: a word, or a mapping with some of its options."""
@@ -144,7 +144,7 @@ class Choices:
 def _weight(part: type[PartConfig]) -> int:
     """How often a kind is drawn: more often where it has kinds of another family to choose from."""
     inner = [_registry(field) for field in part.model_fields.values()]
-    return min(4, max([1, *(len(list(registry)) // 2 for registry in inner if registry is not None)]))
+    return min(5, max([1, *(2 * len(list(registry)) // 3 for registry in inner if registry is not None)]))
 
 
 def _registry(field: FieldInfo) -> Registry[Any] | None:
