@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from sublayer.errors import ConfigError
 
@@ -122,6 +122,13 @@ class Config(BaseModel):
     def tree(self) -> dict[str, Any]:
         """The config as plain YAML/JSON values, defaults included."""
         return self.model_dump(mode="json")
+
+
+def located(where: Place, message: str) -> ValidationError:
+    """An error that pydantic places below the key that is being validated."""
+    error = PydanticCustomError("value_error", "{message}", {"message": message})
+    details: InitErrorDetails = {"type": error, "loc": where, "input": None}
+    return ValidationError.from_exception_data("Config", [details])
 
 
 def sentence(error: ValidationError) -> str:

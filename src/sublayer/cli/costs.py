@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sublayer.model.part import CacheExact
 from sublayer.preflight import Check
 from sublayer.preflight.calibration import Measured
 from sublayer.preflight.kernels import KernelChoice
@@ -32,8 +33,7 @@ def explain_decoding(check: Check, console: Console) -> None:
     for layer in check.layers:
         exact = layer.cache_exact
         if exact is None or layer.keeps is None:
-            why = f"no: {exact.reason}" if exact is not None and exact.reason else ""
-            table.add_row(_numbers(layer), "does not decode", "", "", why)
+            table.add_row(_numbers(layer), "does not decode", "", "", "" if exact is None else f"no: {exact.reason}")
             continue
         equals = "yes" if exact.length is None else f"up to {exact.length:,}"
         for number, kept in enumerate(layer.keeps.memories):
@@ -84,7 +84,7 @@ def _layers(check: Check) -> Table:
         attention, position = _attention(layer.attention), _part(layer.position)
         table.add_row(f"encoder {_numbers(layer)}", attention, position, activation, _parameters(layer), "")
     for layer in check.layers:
-        exact = "" if str(layer.cache_exact or "always") == "always" else f"; exact {layer.cache_exact}"
+        exact = "" if layer.cache_exact in (None, CacheExact()) else f"; exact {layer.cache_exact}"
         across = layer.cross_attention
         table.add_row(
             ("decoder " if check.encoder_layers else "") + _numbers(layer),

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, model_validator
 
-from sublayer.config import Config, Count, Flag, Share
+from sublayer.config import Config, Count, Flag, Share, located
 from sublayer.data.objective import OBJECTIVES, CausalConfig, ObjectiveConfig, RowShape
 from sublayer.data.sources import SOURCES, EmbeddedConfig, SourceConfig
 from sublayer.data.tokenizer import TOKENIZERS, BpeConfig, TokenizerConfig
@@ -16,12 +15,6 @@ from sublayer.errors import DataError
 def _in_a_list(value: Any) -> Any:
     # `sources: embedded` and `sources: {kind: text, …}` mean a list of one.
     return (value,) if isinstance(value, str | Mapping | SourceConfig) else value
-
-
-def _refused(key: str, problem: str) -> ValidationError:
-    """The error of a key that does not go with others, which pydantic names with all that it stands in."""
-    error = PydanticCustomError("value_error", "{problem}", {"problem": problem})
-    return ValidationError.from_exception_data("DataConfig", [{"type": error, "loc": (key,), "input": None}])
 
 
 Sources = Annotated[tuple[Annotated[SourceConfig, SOURCES.choice()], ...], BeforeValidator(_in_a_list)]
@@ -64,10 +57,10 @@ class DataConfig(Config):
         try:
             self.objective.check(self.sequence_length, self.sources, self.validation)
         except ValueError as error:
-            raise _refused("objective", str(error)) from None
+            raise located(("objective",), str(error)) from None
         if self.row_shape().one_target and not self.isolate_documents:
-            raise _refused(
-                "isolate_documents",
+            raise located(
+                ("isolate_documents",),
                 f"false has no effect with the objective {self.objective.kind_name()}, which reads a single text in "
                 "each row; leave it out",
             )

@@ -1,6 +1,7 @@
 """What a source yields: one text, or a text in segments, with the names that decide where it goes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 END_MARK = "\ue000end\ue000"
 """A segment's text that stands for the tokenizer's end token, whatever that is called: a source knows no tokenizer."""
@@ -19,6 +20,13 @@ class Segment:
     text: str
     scored: bool = True
     special: bool = False
+
+
+def label_text(label: Any) -> Any:
+    """A label as text where YAML or JSON read it as a whole number, true or false; anything else as it is."""
+    if isinstance(label, bool):
+        return str(label).lower()
+    return str(label) if isinstance(label, int) else label
 
 
 def joined(first: str, second: str) -> tuple[Segment, ...]:

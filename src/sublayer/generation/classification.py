@@ -127,9 +127,4 @@ def _given(texts: Any) -> list[tuple[str, str | None]]:
 def _encoded(tokenizer: Tokenizer, given: Sequence[tuple[str, str | None]]) -> list[list[int]]:
     """The tokens of each row, as training reads them."""
     rows = iter(tokenizer.encode_batch([text for text, second in given if second is None]))
-    return [
-        next(rows)
-        if second is None
-        else [tokenizer.end_id, *(index for ids in tokenizer.encode_segments(joined(text, second)) for index in ids)]
-        for text, second in given
-    ]
+    return [next(rows) if second is None else tokenizer.encode_document(joined(text, second)) for text, second in given]

@@ -10,6 +10,7 @@ from typing import overload
 import torch
 
 from sublayer.data import Tokenizer
+from sublayer.data.document import Segment
 from sublayer.data.tokenizer.alphabet import MASKS
 from sublayer.errors import ConfigError, DataError
 from sublayer.generation.evaluating import evaluating
@@ -111,11 +112,10 @@ def _encoded(texts: Sequence[str], tokenizer: Tokenizer, mask: int) -> list[list
         pieces = [first, *(other.lstrip() if behind == [mask] else other for other in others)]
         if before == [mask]:
             pieces[:-1] = [piece.rstrip() for piece in pieces[:-1]]
-        ids = [tokenizer.end_id]
-        for number, piece in enumerate(pieces):
-            ids += [mask] if number else []
-            ids += tokenizer.encode(piece, start=False) if piece else []
-        rows.append(ids)
+        segments = [Segment(pieces[0])]
+        for piece in pieces[1:]:
+            segments += [Segment(name, special=True), Segment(piece)]
+        rows.append(tokenizer.encode_document([segment for segment in segments if segment.text]))
     return rows
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from sublayer.config import Config, Count, Flag, Place, Probability, suggest
+from sublayer.config import Config, Count, Flag, Place, Probability, located, suggest
 from sublayer.model.attention import differential, latent, multi_head  # noqa: F401  (an attention is registered by its import)
 from sublayer.model.attention.base import AttentionChoice
 from sublayer.model.embedding import EmbeddingConfig
@@ -16,7 +16,7 @@ from sublayer.model.norm import NormChoice, RMSNormConfig
 from sublayer.model.part import CacheExact, InitialisationConfig, ModelPart, StackShape
 from sublayer.model.position import PositionChoice, rope
 from sublayer.model.residual import ResidualChoice, pre_norm
-from sublayer.model.resolution import CROSS, LAYER_FIELDS, LayerConfig, located, overridden, resolved, strictest
+from sublayer.model.resolution import CROSS, LAYER_FIELDS, LayerConfig, overridden, resolved, strictest
 
 MOST_LAYERS = 10_000
 

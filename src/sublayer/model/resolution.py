@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from sublayer.config import Place, explained, suggest
+from sublayer.config import Place, explained, located, suggest
 from sublayer.model.attention.base import AttentionChoice, AttentionConfig
 from sublayer.model.feed_forward import FeedForwardChoice
 from sublayer.model.norm import NormChoice
@@ -176,13 +176,6 @@ def strictest(statements: Iterable[CacheExact]) -> CacheExact:
         if exact.length is not None:
             lengths.append(exact.length)
     return CacheExact(length=min(lengths, default=None))
-
-
-def located(where: Place, message: str) -> ValidationError:
-    """An error that pydantic places below the key that is being validated."""
-    error = PydanticCustomError("value_error", "{message}", {"message": message})
-    details: InitErrorDetails = {"type": error, "loc": where, "input": None}
-    return ValidationError.from_exception_data("ModelConfig", [details])
 
 
 def _filled(name: str, part: ModelPart, shape: StackShape) -> ModelPart:

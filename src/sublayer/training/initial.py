@@ -83,9 +83,8 @@ def _another(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """In what a head is another one, so that their weights mean nothing in ours; empty when they do."""
     if theirs["kind"] != ours["kind"]:
         return "of another kind"
-    if theirs.get("classes"):
-        return "" if theirs["classes"] == ours["classes"] else "for other classes"
-    return "" if theirs.get("n_classes") == ours.get("n_classes") else "for other classes"
+    told = "classes" if theirs.get("classes") else "n_classes"  # without names, as many are taken for the same
+    return "" if theirs.get(told) == ours.get(told) else "for other classes"
 
 
 def _has(shape: tuple[int, ...] | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator
 
+from sublayer.data.document import label_text
 from sublayer.data.objective.base import OBJECTIVES, Objective, ObjectiveConfig, RowShape, Stack, Stretch
 from sublayer.data.permutation import Words
 from sublayer.data.rows import Rows
@@ -27,11 +28,7 @@ STEP = 16
 
 
 def _as_labels(value: Any) -> Any:
-    # What a source may give as a label, and YAML reads as something else than text.
-    if not isinstance(value, list | tuple):
-        return value
-    names = [str(name).lower() if isinstance(name, bool) else name for name in value]
-    return tuple(str(name) if isinstance(name, int) else name for name in names)
+    return tuple(map(label_text, value)) if isinstance(value, list | tuple) else value
 
 
 def _several(classes: tuple[str, ...]) -> tuple[str, ...]:

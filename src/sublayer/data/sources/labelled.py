@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sublayer.data.document import Document, joined
+from sublayer.data.document import Document, joined, label_text
 from sublayer.data.sources.base import SOURCES
 from sublayer.data.sources.damage import Damage
 from sublayer.data.sources.json_lines import JsonLinesConfig, checked_text, digest, text_of, value_of
@@ -52,11 +52,7 @@ def _label(value: Any, field: str) -> str:
     Raises:
         Damage: when it is none.
     """
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    label = checked_text(value, f"a field '{field}' that holds no label")
+    label = checked_text(label_text(value), f"a field '{field}' that holds no label")
     if not label.strip():
         raise Damage(f"a field '{field}' that is empty")
     return label

@@ -110,6 +110,14 @@ class Tokenizer:
         plain = iter(self.encode_batch([segment.text for segment in segments if not segment.special], start=False))
         return [self._special_ids(segment.text) if segment.special else next(plain) for segment in segments]
 
+    def encode_document(self, segments: Sequence[Segment]) -> list[int]:
+        """The ids of a document in segments, with the token that begins it.
+
+        Raises:
+            DataError: as `encode_segments`.
+        """
+        return [self.end_id, *(index for ids in self.encode_segments(segments) for index in ids)]
+
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The ids of a conversation up to where the next answer begins.
 
@@ -128,7 +136,7 @@ class Tokenizer:
             segments = ChatTemplate(self.chat_template, self.end).prompt(parse_messages(messages))
         except Unrenderable as error:
             raise DataError(f"the conversation cannot be read: it has {error}.") from None
-        return [self.end_id, *(index for ids in self.encode_segments(segments) for index in ids)]
+        return self.encode_document(segments)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens are left out, and bytes that are no character read as U+FFFD."""

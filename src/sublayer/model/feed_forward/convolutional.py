@@ -107,11 +107,11 @@ class Convolutional(Sublayer):
             x_BTF = x_BTF.masked_fill(~layout.valid_BT[..., None], 0.0)
         document_BT, sides = layout.document_BT, (self.before, self.behind)
         x_BSF = F.pad(x_BTF, (0, 0, *sides))
+        if document_BT is not None and torch.compiler.is_compiling():  # how many edges there are would break the graph
+            return self._step(x_BSF, F.pad(document_BT, sides))
         y_BTF = self._depthwise(x_BSF)
         if document_BT is None:
             return y_BTF
-        if torch.compiler.is_compiling():  # how many edges there are would break the graph
-            return self._step(x_BSF, F.pad(document_BT, sides))
         edges = layout.once(f"edges {sides}", lambda: Edges.of(F.pad(document_BT, sides), self.before, self.behind))
         return y_BTF if edges is None else self._mended(y_BTF, x_BSF, edges)
 
