@@ -28,7 +28,7 @@ class Block(nn.Module):
 
     def __init__(self, config: LayerConfig, shape: StackShape, layer: int) -> None:
         super().__init__()
-        shape = replace(shape, gain=config.residual.gain(shape))
+        shape = replace(shape, gain=config.residual.gain(shape), layer=layer)
         self.attention: Sublayer = config.attention.build(shape, layer)
         across = config.cross_attention
         self.cross_attention: Sublayer | None = None if across is None else across.build(shape, layer, cross=True)

@@ -10,6 +10,7 @@ from sublayer.config import Config, Count, Flag, Place, Probability, located, su
 from sublayer.model.attention import differential, latent, multi_head  # noqa: F401  (an attention is registered by its import)
 from sublayer.model.attention.base import AttentionChoice
 from sublayer.model.embedding import EmbeddingConfig
+from sublayer.model.experts import ExpertsConfig  # noqa: F401  (as above)
 from sublayer.model.feed_forward import FeedForwardChoice, gated
 from sublayer.model.head import HeadChoice, TokenHeadConfig
 from sublayer.model.norm import NormChoice, RMSNormConfig

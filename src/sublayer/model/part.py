@@ -65,6 +65,7 @@ class StackShape:
         stochastic_depth: probability of leaving out a sublayer of the last layer in training; of those before it less.
         other_layers: layers of the other half of an encoder-decoder; 0 where there is none.
         gain: factor of the initial values of what a sublayer adds to the stream, where the layer's residual sets one.
+        layer: the number of the layer that is built, from 0.
     """
 
     stack: Literal["decoder", "encoder"]
@@ -76,6 +77,7 @@ class StackShape:
     stochastic_depth: float = 0.0
     other_layers: int = 0
     gain: float | None = None
+    layer: int = 0
 
     @property
     def words(self) -> str:
@@ -147,6 +149,14 @@ class ModelPart(PartConfig):
             weights: the shapes of the parameters in the part's module, by name.
         """
         return sum(2 * math.prod(shape) * self.active_share(name) for name, shape in weights.items() if len(shape) > 1)
+
+    def in_layer(self, layer: int, shape: StackShape) -> "ModelPart":
+        """The part that layer number `layer` has, where this one is chosen for all layers.
+
+        Raises:
+            ValueError: when it would be in none.
+        """
+        return self
 
     def filled(self, shape: StackShape) -> Self:
         """This config with every size that was left out filled in.

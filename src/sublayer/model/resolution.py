@@ -74,9 +74,11 @@ def resolved(
         ValidationError: when a choice is refused, with its place.
     """
     return tuple(
-        _Layer(chosen, places, changes[number % len(changes)], (*where, number % len(changes)), shape).complete()
+        _Layer(
+            chosen, places, changes[number % len(changes)], (*where, number % len(changes)), shape, number
+        ).complete()
         if changes
-        else _Layer(chosen, places, {}, where, shape).complete()
+        else _Layer(chosen, places, {}, where, shape, number).complete()
         for number in range(shape.n_layers)
     )
 
@@ -91,8 +93,10 @@ class _Layer:
         change: Mapping[str, Any],
         where: Place,
         shape: StackShape,
+        number: int,
     ) -> None:
-        self.chosen, self.places, self.change, self.where, self.shape = chosen, places, change, where, shape
+        self.chosen, self.places, self.change, self.where = chosen, places, change, where
+        self.shape, self.number = shape, number
 
     def complete(self) -> LayerConfig:
         for key in self.change:
@@ -124,6 +128,10 @@ class _Layer:
         ):  # what is wrong for all layers is no single one's fault
             place = (*self.where, name)
             part = overridden(part, self.change[name], place)
+        try:
+            part = part.in_layer(self.number, self.shape)
+        except ValueError as error:
+            raise located(place, str(error)) from None
         if self.shape.direction not in part.directions:
             raise located(place, f"'{part.kind_name()}' is not defined for {self.shape.words}; choose another")
         try:

@@ -3,7 +3,7 @@
 Shapes: B batch, T tokens, D d_model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -17,7 +17,7 @@ from sublayer.model.report import EMPTY, Report
 from sublayer.model.resolution import LayerConfig
 from sublayer.model.source import Encoded
 from sublayer.model.state import Memory, State
-from sublayer.model.sublayer import Context
+from sublayer.model.sublayer import Context, Sublayer
 
 
 class Stack(nn.Module):
@@ -45,6 +45,7 @@ class Stack(nn.Module):
     def through(
         self,
         x_BTD: Tensor,
+        tokens_BT: Tensor,
         layout: Layout,
         plain: bool,
         source: Encoded | None = None,
@@ -55,12 +56,15 @@ class Stack(nn.Module):
 
         Args:
             x_BTD: embeddings.
-            layout: of the tokens, resolved.
+            tokens_BT: the ids of the tokens.
+            layout: of them, resolved.
             plain: whether nothing had been said in it.
             source, state, want: as in `Context`.
         """
         span = Span.within(layout, plain)
-        contexts = [Context(layout, span, cast(Position, each), source, state, want) for each in self.positions]
+        contexts = [
+            Context(layout, span, cast(Position, each), source, state, want, tokens_BT) for each in self.positions
+        ]
         report = EMPTY
         for number, block in enumerate(self.blocks):
             context = contexts[self._position_of[number]]
@@ -68,6 +72,12 @@ class Stack(nn.Module):
             if told is not EMPTY:
                 report = report + told.under(f"layers.{number}")
         return x_BTD, report
+
+    def boxes(self) -> Iterator[tuple[str, Sublayer]]:
+        """The sublayers of all blocks, by the names that their reports have."""
+        for number, block in enumerate(self.blocks):
+            for name, box in cast(Block, block).sublayers():
+                yield f"layers.{number}.{name}", box
 
     def normalised(self, x_BTD: Tensor) -> Tensor:
         """The stack's output, of what left its last block."""

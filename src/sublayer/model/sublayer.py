@@ -1,8 +1,8 @@
 """What every sublayer is: (x, context, memory) → (y, report)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ class Context:
         source: what the encoder made of its sequence, in the decoder of an encoder_decoder; while decoding it is given
             once, and cross-attentions remember what they need of it.
         state: the decoding state, when decoding.
-        want: what to return in the report beside losses and counts: "attention" for attention weights.
+        want: what to return in the report beside losses and counts: "attention" for attention weights, "routing" for
+            what routers decide.
+        tokens_BT: the ids of the tokens given.
     """
 
     layout: Layout
@@ -34,6 +36,11 @@ class Context:
     source: Encoded | None = None
     state: State | None = None
     want: frozenset[str] = frozenset()
+    tokens_BT: Tensor | None = None
+
+
+Scope = Literal["micro_batch", "global_batch"]
+"""How much of a step an auxiliary loss is meant for: what one pass computes, on a rank; or all passes on all ranks."""
 
 
 class Sublayer(nn.Module):
@@ -57,6 +64,22 @@ class Sublayer(nn.Module):
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
         """The box's output [B, T, D], and what it tells beside it."""
         raise NotImplementedError
+
+    def auxiliary(self, told: Report, scope: Scope | None = None) -> Mapping[str, Tensor]:
+        """The losses, by name, that follow from sums over tokens.
+
+        Args:
+            told: the sums and counts that the box told, of as many tokens as there are, added up.
+            scope: only the losses that are meant for this much of a step's tokens; None for all.
+        """
+        return {}
+
+    def adjust(self, counts: Mapping[str, Tensor]) -> None:
+        """Change what is changed without a gradient, after an optimizer step.
+
+        Args:
+            counts: that the box told, of all of the step's tokens, added up.
+        """
 
     def new_memory(
         self, batch_size: int, max_length: int, max_rewind: int, device: torch.device, dtype: torch.dtype

@@ -3,7 +3,7 @@
 Shapes: B batch, T tokens, D d_model, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -23,8 +23,9 @@ from sublayer.model.report import EMPTY, Report
 from sublayer.model.source import Encoded, Source
 from sublayer.model.stack import Stack
 from sublayer.model.state import State
+from sublayer.model.sublayer import Scope, Sublayer
 
-WANTED = frozenset({"attention", "logits"})
+WANTED = frozenset({"attention", "routing", "logits"})
 """What `want` may name."""
 
 
@@ -110,7 +111,8 @@ class Transformer(Stack):
                 the logits are not kept.  Of a head over classes: [B] the class of each row.
             logits_at: [B] the one place of each row whose logits are wanted, as of a prompt: [B, 1, V] then
                 stand in memory instead of [B, T, V].
-            want: "attention" for attention weights in the report; "logits" for logits beside the loss.
+            want: "attention" for attention weights in the report; "routing" for what routers decide; "logits" for
+                logits beside the loss.
 
         Raises:
             ValueError: when the layout does not fit the tokens, the state is full, or a source is missing or too many.
@@ -132,7 +134,7 @@ class Transformer(Stack):
                 state.take_source()  # only now: a call that is refused changes nothing
 
         x_BTD = self.embedding(tokens_BT, layout, self.position(0))
-        x_BTD, below = self.through(x_BTD, layout, plain, encoded, state, told)
+        x_BTD, below = self.through(x_BTD, tokens_BT, layout, plain, encoded, state, told)
         report = report + below if below is not EMPTY else report
         if logits_at is not None:
             x_BTD = x_BTD.gather(1, logits_at[:, None, None].expand(-1, 1, x_BTD.shape[-1]))
@@ -145,6 +147,7 @@ class Transformer(Stack):
         if targets is None:
             return Output(logits, report=report)
         losses = {"cross_entropy": self.head.loss(x_BTD, layout, embedding_VD, targets), **report.losses}
+        losses |= self.auxiliary(report)
         return Output(logits, torch.stack(list(losses.values())).sum(), losses, report)
 
     def encode(self, source: Source | Tensor, want: Iterable[str] = ()) -> Encoded:
@@ -152,7 +155,7 @@ class Transformer(Stack):
 
         Args:
             source: tokens [B, S], with their layout where it is not plain.
-            want: "attention" for attention weights in the report.
+            want: "attention" for attention weights in the report, "routing" for what routers decide.
 
         Raises:
             ValueError: when the model has no encoder beside it, or the layout does not fit the tokens.
@@ -165,8 +168,42 @@ class Transformer(Stack):
         plain = source.layout.plain
         layout = source.layout.resolved(source.tokens_BS.shape[1], source.tokens_BS.device)
         x_BSD = self.embedding(source.tokens_BS, layout, self.encoder.position(0))
-        x_BSD, report = self.encoder.through(x_BSD, layout, plain, want=frozenset(want))
+        x_BSD, report = self.encoder.through(x_BSD, source.tokens_BS, layout, plain, want=frozenset(want))
         return Encoded(self.encoder.normalised(x_BSD), layout, report.under("encoder"))
+
+    def boxes(self) -> Iterator[tuple[str, Sublayer]]:
+        """The sublayers of all blocks, of an encoder beside as well, by the names that their reports have."""
+        if self.encoder is not None:
+            yield from ((f"encoder.{name}", box) for name, box in self.encoder.boxes())
+        yield from super().boxes()
+
+    def auxiliary(self, told: Report, scope: Scope | None = None) -> dict[str, Tensor]:
+        """The sublayers' losses, by name, that follow from sums over tokens.
+
+        `forward` adds those of its own tokens.  To have them of more tokens, as of all micro-batches of a step, add up
+        the sums and counts of their reports.
+
+        Args:
+            told: by the passes over these tokens.
+            scope: only the losses that are meant for this much of a step's tokens; None for all.
+        """
+        if not told.sums:
+            return {}
+        return {
+            f"{name}.{loss}": value
+            for name, box in self.boxes()
+            for loss, value in box.auxiliary(told.below(name), scope).items()
+        }
+
+    def adjust(self, counts: Mapping[str, Tensor]) -> None:
+        """Change what is changed without a gradient, after an optimizer step: biases that balance experts.
+
+        Args:
+            counts: that the step's passes told, added up.
+        """
+        told = Report(counts=counts)
+        for name, box in self.boxes():
+            box.adjust(told.below(name).counts)
 
     def _encoded(
         self, source: Source | Encoded | Tensor | None, state: State | None, want: frozenset[str]
