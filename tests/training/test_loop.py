@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sublayer.api import Run, train
 from sublayer.data import Batch, Corpus
 from sublayer.model.loss import IGNORED
-from sublayer.training.loop import apart
+from sublayer.training.passes import apart
 
 from .runs import assert_equal_tensors, tree
 

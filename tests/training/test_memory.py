@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sublayer.data import RowShape
-from sublayer.model import ModelConfig
+from sublayer.model import ModelConfig, Transformer
 from sublayer.model.ghost import ghost
 from sublayer.training.config import TrainingConfig
 from sublayer.training.memory import NotRehearsed, TrainingMemory, _share, training_memory
@@ -61,6 +61,14 @@ def test_each_thread_has_gradients_of_its_own() -> None:
     drawing = memory(threads=2, dropout=0.1)
     assert drawing.threads == 1  # whose random numbers are drawn in order
     assert drawing.allocator == 0
+
+
+def test_shares_that_wait_for_each_other_s_sums_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = memory(threads=2, dropout=0.1)
+    monkeypatch.setattr(Transformer, "scopes", lambda _: frozenset({"micro_batch"}))
+    coupled = memory(threads=2, dropout=0.1)
+    assert coupled.activations > 1.7 * alone.activations
+    assert coupled.gradients == alone.gradients  # they still go backward one after the other
 
 
 def test_a_long_vocabulary_costs_its_gradient_and_not_its_logits() -> None:

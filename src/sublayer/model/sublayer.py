@@ -50,6 +50,10 @@ class Sublayer(nn.Module):
     """Names of linear layers that read the same input; packed for decoding, they are one product.  One that is None is
     passed over."""
 
+    no_hidden_matrices: ClassVar[tuple[str, ...]] = ()
+    """Names of parameters that are no maps from hidden features to hidden features, though they are matrices, such as
+    classifiers: optimizers for hidden matrices leave them to another one.  Any module may have this."""
+
     joined: Callable[[Tensor], Sequence[Tensor]] | None = None
     """That product, when packed: the outputs in the same order."""
 
@@ -64,6 +68,10 @@ class Sublayer(nn.Module):
     def forward(self, x_BTD: Tensor, context: Context, memory: Memory | None = None) -> tuple[Tensor, Report]:
         """The box's output [B, T, D], and what it tells beside it."""
         raise NotImplementedError
+
+    def scopes(self) -> frozenset[Scope]:
+        """What its auxiliary losses are meant for; none where it has no such losses."""
+        return frozenset()
 
     def auxiliary(self, told: Report, scope: Scope | None = None) -> Mapping[str, Tensor]:
         """The losses, by name, that follow from sums over tokens.

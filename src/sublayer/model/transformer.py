@@ -177,6 +177,10 @@ class Transformer(Stack):
             yield from ((f"encoder.{name}", box) for name, box in self.encoder.boxes())
         yield from super().boxes()
 
+    def scopes(self) -> frozenset[Scope]:
+        """What the sublayers' auxiliary losses are meant for; none where there are no such losses."""
+        return frozenset[Scope]().union(*(box.scopes() for _, box in self.boxes()))
+
     def auxiliary(self, told: Report, scope: Scope | None = None) -> dict[str, Tensor]:
         """The sublayers' losses, by name, that follow from sums over tokens.
 

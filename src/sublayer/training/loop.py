@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sublayer.checkpoint import save_model, save_weights
 from sublayer.data import Batch, Corpus
 from sublayer.data.reading import epochs_in_words, passed_by, warnings
 from sublayer.errors import CheckpointError, ConfigError, RunError
-from sublayer.measures.held_out import held_out, inputs_of
+from sublayer.measures.held_out import held_out
 from sublayer.measures.score import Score, total
 from sublayer.model import ModelConfig, Transformer
-from sublayer.model.loss import IGNORED
-from sublayer.training.clock import Clock, Stage
+from sublayer.training.clock import Clock
 from sublayer.training.config import TrainingConfig
 from sublayer.training.crew import Crew, choose_threads
 from sublayer.training.device import autocast
 from sublayer.training.initial import start_from
 from sublayer.training.journal import Journal
+from sublayer.training.passes import Passes
 from sublayer.training.state import Checkpoints, Progress
 from sublayer.training.stop import Stopped, StopSignals
 from sublayer.training.watcher import Watcher
@@ -98,28 +97,12 @@ def train(
             "at least as many, or train into another directory."
         )
     forward = torch.compile(model) if config.compile else model
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     micro_batch = config.batch_size // config.accumulation
     crew = _crew(progress, config, micro_batch, device, dtype)
+    passes = Passes(model, forward, crew, device, dtype, config.accumulation)
+    parameters = passes.parameters
     results: Mapping[str, Score] = {}
     accepted()
-
-    def work(
-        share: tuple[Batch, float],
-    ) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...], Mapping[Stage, float]]:
-        """The losses and gradients of a share of a step, times its weight, and the seconds that each took."""
-        batch, weight = share
-        started = time.monotonic()
-        with autocast(device, dtype):
-            out = forward(**inputs_of(batch, device), targets=batch.targets_BT.to(device))
-        gradients: tuple[Tensor | None, ...] = ()
-        turned = time.monotonic()
-        if crew.threads == 1:
-            (out.loss * weight).backward()
-        else:
-            gradients = apart(torch.autograd.grad(out.loss * weight, parameters, allow_unused=True))
-        losses = {name: loss.detach() * weight for name, loss in {"loss": out.loss, **out.losses}.items()}
-        return losses, gradients, {"forward": turned - started, "backward": time.monotonic() - turned}
 
     def evaluate(max_tokens: int | None) -> Mapping[str, Score]:
         def run(score: Callable[[Batch], Score], batches: Iterable[Batch]) -> Iterable[Score]:
@@ -146,19 +129,9 @@ def train(
             factor = config.schedule.factor(progress.step, config.steps)
             batches = shares(corpus, config, progress.step, crew.threads)
 
-            # Forward and backward, each share weighing as much as it has targets.
-            n_scored = max(1, sum(scored(batch) for batch in batches))
-            losses: dict[str, Tensor] = {}
-            clock.lap("data")
-            weighed = [(batch, scored(batch) / n_scored) for batch in batches]
-            for parts, gradients, took in crew.map_training(work, weighed):
-                clock.divide(took)
-                for name, loss in parts.items():
-                    losses[name] = losses.get(name, 0.0) + loss
-                for parameter, gradient in zip(parameters, gradients, strict=False):
-                    if gradient is not None:
-                        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-                clock.lap("update")
+            # Forward and backward.
+            passed = passes.through(batches, clock)
+            losses = passed.losses
 
             # The update, or none when a number is not finite.
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -168,6 +141,7 @@ def train(
                 if config.clip_norm is not None:
                     torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
                 optimizer.step(factor, crew.together)
+                model.adjust(passed.counts)
                 progress.skipped_in_a_row = 0
             else:
                 progress.skipped += 1
@@ -249,23 +223,6 @@ def _crew(
     return crew
 
 
-def apart(gradients: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """The gradients, each with memory of its own, since they are added to and scaled in place.
-
-    Parameters that enter a model as a sum get one and the same tensor from autograd, and one that is only summed over
-    gets a single number expanded.
-    """
-    seen: set[int] = set()
-    own: list[Tensor | None] = []
-    for gradient in gradients:
-        if gradient is not None:
-            shared = gradient.data_ptr() in seen or 0 in gradient.stride()
-            seen.add(gradient.data_ptr())
-            gradient = gradient.clone(memory_format=torch.contiguous_format) if shared else gradient
-        own.append(gradient)
-    return tuple(own)
-
-
 def shares(corpus: Corpus, config: TrainingConfig, step: int, threads: int) -> list[Batch]:
     """The sequences of step number `step` (from 0): its micro-batches, each divided among the threads."""
     micro_batch = config.batch_size // config.accumulation
@@ -276,11 +233,6 @@ def shares(corpus: Corpus, config: TrainingConfig, step: int, threads: int) -> l
         batches.append(corpus.batch(config.seed, first, size))
         first += size
     return batches
-
-
-def scored(batch: Batch) -> int:
-    """How many targets a batch has."""
-    return int((batch.targets_BT != IGNORED).sum())
 
 
 def _cast(score: Callable[[Batch], Score], batch: Batch, device: torch.device, dtype: torch.dtype) -> Score:

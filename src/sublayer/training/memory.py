@@ -117,7 +117,9 @@ def training_memory(
     abreast = 1 if rehearsal.draws else threads
     summed = threads * training.accumulation > abreast
     gradients = weights * (abreast + summed)  # each as large as its weight
-    activations = max(abreast * (share.peak - weights), updating - (gradients - weights))
+    # A loss of all shares' sums keeps each until it goes backward.
+    kept = threads if hollow.scopes() else abreast
+    activations = max(kept * (share.peak - weights), updating - (gradients - weights))
     allocator = libraries = saving = 0
     if device.type == "cpu":
         libraries = LIBRARIES

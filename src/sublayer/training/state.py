@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sublayer.checkpoint import load_state, save_state
@@ -14,6 +13,7 @@ from sublayer.data import DataConfig
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.model import ModelConfig
 from sublayer.training.config import TrainingConfig
+from sublayer.training.generators import generators, restore_generators
 from sublayer.training.optimizer import Optimizer
 
 FREE_KEYS = (
@@ -79,7 +79,7 @@ class Checkpoints:
         """
         tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
-        tensors |= {f"rng.{name}": tensor for name, tensor in _generators().items()}
+        tensors |= {f"rng.{name}": tensor for name, tensor in generators().items()}
         metadata = {"progress": vars(progress), "data": self.data, "config": self.identity}
         save_state(self.folder, progress.step, tensors, metadata, self.keep)
 
@@ -103,7 +103,7 @@ class Checkpoints:
                 "into another directory."
             ) from None
         optimizer.load(_below("optimizer.", tensors))
-        _restore_generators(_below("rng.", tensors))
+        restore_generators(_below("rng.", tensors))
         return Progress(**metadata["progress"])
 
     def _refuse_changes(self, metadata: Mapping[str, Any]) -> None:
@@ -150,22 +150,3 @@ def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, An
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _generators() -> dict[str, Tensor]:
-    """The states of torch's random generators; nothing else here draws numbers without a seed of its own."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda.{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
-    if torch.backends.mps.is_available():
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def _restore_generators(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    for name, state in states.items():
-        if name.startswith("cuda.") and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda.")))
-    if "mps" in states and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(states["mps"])

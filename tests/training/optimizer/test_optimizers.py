@@ -155,6 +155,24 @@ def test_muon_takes_the_matrices_in_blocks_and_adamw_the_rest() -> None:
     assert len(names(optimizer)) == len(everything)
 
 
+@pytest.mark.parametrize("router", ["noisy_top_k", "expert_choice", "soft"])
+def test_muon_leaves_routers_to_adamw_and_takes_each_expert(router: str) -> None:
+    feed_forward = {
+        "kind": "experts",
+        "n_experts": 3,
+        "router": router,
+        "expert": {"kind": "gated", "bias": True},
+        "shared": {"gate": True},
+    }
+    optimizer = MuonConfig().build(transformer(stack="encoder", feed_forward=feed_forward))
+    inside = {name.removeprefix("blocks.0.feed_forward.") for name in names(optimizer) if "blocks.0.feed_f" in name}
+    experts = {f"experts.{name}[{number}]" for name in ("gate", "up", "down") for number in range(3)}
+    taken = experts | {f"shared.{name}.weight" for name in ("gate", "up", "down")}
+    muon = {name.removeprefix("blocks.0.feed_forward.") for name in names(optimizer, BatchedMuon)}
+    assert muon & inside == taken
+    assert {"router.weight", "shared_gate.weight", "experts.up_bias"} <= inside - taken
+
+
 def test_muon_is_the_algorithm() -> None:
     config, model = MuonConfig(lr=0.05, momentum=0.9, weight_decay=0.2, nesterov=False), transformer()
     optimizer = config.build(model)

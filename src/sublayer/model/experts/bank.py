@@ -4,6 +4,7 @@ Shapes: M rows sorted by expert, E experts, D d_model, F d_ff.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ class Bank(nn.Module):
         shape: of the stack.
         n_experts: how many there are.
     """
+
+    no_hidden_matrices: ClassVar[tuple[str, ...]] = ("gate_bias", "up_bias", "down_bias")
+    """A vector for each expert.  (See `Sublayer.no_hidden_matrices`.)"""
 
     def __init__(self, config: DenseConfig | GatedConfig, shape: StackShape, n_experts: int) -> None:
         super().__init__()

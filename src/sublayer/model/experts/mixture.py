@@ -211,6 +211,8 @@ class ExpertsConfig(FeedForwardConfig):
 class Mixture(Sublayer):
     """Σ over a token's experts of weight · expert(x), and the shared experts' output."""
 
+    no_hidden_matrices: ClassVar[tuple[str, ...]] = ("shared_gate.weight",)
+
     def __init__(self, config: ExpertsConfig, shape: StackShape) -> None:
         super().__init__()
         assert config.balance is not None
@@ -272,6 +274,9 @@ class Mixture(Sublayer):
         if routing.margin_N is not None:
             counts["margin"] = summed(routing.margin_N, valid_N)
         return counts
+
+    def scopes(self) -> frozenset[Scope]:
+        return frozenset(balance.meant_for for balance in self.losses)
 
     def auxiliary(self, told: Report, scope: Scope | None = None) -> dict[str, Tensor]:
         losses = {}

@@ -18,7 +18,8 @@ enough for products that are worth starting, few enough that threads find parts 
 
 @OptimizerConfig.registry.register
 class MuonConfig(OptimizerConfig):
-    """Momentum, orthogonalised, for the matrices inside the blocks; AdamW for embeddings, output matrix and vectors."""
+    """Momentum, orthogonalised, for the matrices inside the blocks; AdamW for embeddings, output matrix, routers and
+    vectors."""
 
     paper: ClassVar[str] = "Jordan et al. 2024; Liu et al. 2025"
 
@@ -40,7 +41,8 @@ class MuonConfig(OptimizerConfig):
     """The optimizer of everything else."""
 
     def build(self, model: nn.Module) -> Optimizer:
-        hidden = [(name, parameter) for name, parameter in trained(model) if is_hidden_matrix(name, parameter)]
+        others = said_otherwise(model)
+        hidden = [(n, p) for n, p in trained(model) if is_hidden_matrix(n, p) and n not in others]
         names = {name for name, _ in hidden}
         rest = [(name, parameter) for name, parameter in trained(model) if name not in names]
         members = [self.adamw.member(rest)] if rest else []
@@ -71,8 +73,18 @@ def _parts(matrices: Named) -> list[Named]:
     return sorted(parts, key=lambda part: sum(m.numel() * min(m.shape) for _, m in part), reverse=True)
 
 
+def said_otherwise(model: nn.Module) -> frozenset[str]:
+    """The parameters that the modules they belong to say are no hidden matrices, by `no_hidden_matrices`."""
+    return frozenset(
+        f"{module_name}.{name}" if module_name else name
+        for module_name, module in model.named_modules()
+        for name in getattr(module, "no_hidden_matrices", ())
+    )
+
+
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon takes a parameter: a matrix, or a batch of matrices, inside a block; of an encoder beside as well.
+    """Whether a parameter has the shape and the place of what Muon takes: a matrix, or a batch of matrices, inside a
+    block; of an encoder beside as well.
 
     What is only a batch of rows, such as the kernels of a depthwise convolution, is none.
     """

@@ -78,6 +78,9 @@ RouterChoice = Annotated[RouterConfig, RouterConfig.registry.choice()]
 class Router(nn.Module):
     """Sends tokens through experts."""
 
+    no_hidden_matrices: ClassVar[tuple[str, ...]] = ("weight", "noise_weight")
+    """A router classifies: each row is one expert's.  (See `Sublayer.no_hidden_matrices`.)"""
+
     balance_bias: Tensor | None
     """[E] what is added to scores when experts are chosen, and not when their outputs are weighted; no gradient."""
 
