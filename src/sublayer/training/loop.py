@@ -26,6 +26,7 @@ from sublayer.training.device import autocast
 from sublayer.training.initial import start_from
 from sublayer.training.journal import Journal
 from sublayer.training.passes import Passes
+from sublayer.training.routing import RoutingRecord
 from sublayer.training.state import Checkpoints, Progress
 from sublayer.training.stop import Stopped, StopSignals
 from sublayer.training.watcher import Watcher
@@ -101,6 +102,7 @@ def train(
     crew = _crew(progress, config, micro_batch, device, dtype)
     passes = Passes(model, forward, crew, device, dtype, config.accumulation)
     parameters = passes.parameters
+    routing = RoutingRecord(model, progress.routing)
     results: Mapping[str, Score] = {}
     accepted()
 
@@ -142,6 +144,7 @@ def train(
                     torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
                 optimizer.step(factor, crew.together)
                 model.adjust(passed.counts)
+                routing.add(passed.counts)
                 progress.skipped_in_a_row = 0
             else:
                 progress.skipped += 1
@@ -162,10 +165,13 @@ def train(
                     name: float(loss) for name, loss in losses.items() if len(losses) > 2 or name == "loss"
                 }
                 figures |= {"lr": factor * config.optimizer.lr, "grad_norm": float(norm), "skipped": progress.skipped}
+                if used := routing.line():
+                    figures["routing"] = used
                 journal.write(
                     progress.step, figures, timing={"tokens_per_second": round(speed), "seconds": round(now - began, 3)}
                 )
-
+                for note in routing.notes():
+                    watcher.noticed(f"step {progress.step}: {note}")
             clock.lap("figures")
 
             # Held-out text, the best weights, and the state.
@@ -186,6 +192,7 @@ def train(
             if done or stop.name or progress.step % config.checkpoint_every == 0:
                 # The weights first: a run killed between the two does these steps again, and writes both.
                 save_weights(directory, model)
+                progress.routing = routing.state()
                 checkpoints.save(progress, model, optimizer)
             clock.lap("saving")
             if stop.name and not done:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Progress:
         threads, cores: how many threads compute shares of a step, and how many of torch's own work in each; 0 before
             they are chosen.  A resumed run keeps them, since other sums are rounded otherwise.
         device, dtype: where the run was computed, and in what.
+        routing: what a record of the experts' use goes on from.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class Progress:
     cores: int = 0
     device: str = ""
     dtype: str = ""
+    routing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
