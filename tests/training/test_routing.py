@@ -199,7 +199,7 @@ class Layer:
 def test_it_is_told_again_when_it_had_been_right() -> None:
     layer = Layer()
     starved, even = [20, 22, 18, 0], [15, 15, 15, 15]
-    told = layer.steps(starved, 120)
+    told = layer.steps(starved, 100)
     assert told == [
         f"{LAYER}: expert 3 of 4 got less than 1% of an even share of the last 1,500 tokens; raise the weight of load "
         "in feed_forward.balance (now 0.01)."
