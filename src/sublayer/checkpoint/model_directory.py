@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sublayer.checkpoint.tensors import read_tensors, write_tensors
@@ -18,6 +19,7 @@ from sublayer.data import Tokenizer
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.files import written_aside
 from sublayer.model import ModelConfig, Transformer
+from sublayer.model.experts.parallel import divided, full_state_dict
 from sublayer.model.ghost import Unbuildable, ghost
 from sublayer.model.head import ClassHeadConfig
 from sublayer.version import __version__
@@ -62,10 +64,20 @@ def _names(config: ModelConfig) -> dict[str, Any]:
 def save_weights(directory: Path, model: Transformer) -> None:
     """Write the weights, replacing at once and in whole those that are there.
 
+    Of a model whose experts are divided among ranks, every rank calls it: the first one writes the weights of all, and
+    the others wait for it.
+
     Raises:
         RunError: when the disk is full or the file cannot be written.
     """
-    write_tensors(directory / WEIGHTS, model.state_dict())
+    tensors = full_state_dict(model)
+    ranks = bool(divided(model))
+    try:
+        if not ranks or dist.get_rank() == 0:
+            write_tensors(directory / WEIGHTS, tensors)
+    finally:
+        if ranks:
+            dist.barrier()
 
 
 def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> None:

@@ -56,7 +56,21 @@ class Each:
         return torch.tensor(self.numbers)
 
 
-Rule = Normal | Uniform | Constant | Each
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a larger tensor, of which a rank holds these."""
+
+    of: "Rule"
+    first: int
+    n_rows: int
+    """Of the larger tensor."""
+
+    def values(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        whole = torch.empty(self.n_rows, *like.shape[1:], device="meta")
+        return self.of.values(whole, generator)[self.first : self.first + len(like)]
+
+
+Rule = Normal | Uniform | Constant | Each | Rows
 
 
 @runtime_checkable
