@@ -1,12 +1,16 @@
 """Who won, in words that are true."""
 
+import json
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from sublayer.api import Run
+from sublayer.cli.experts_table import experts_table
 from sublayer.cli.summary import _time, _verdicts
 from sublayer.data import DataConfig
 from sublayer.measures.baselines import Baseline
@@ -59,3 +63,27 @@ def test_better_weights_before_the_last_are_named() -> None:
 def test_where_the_time_went() -> None:
     run = cast(Run, SimpleNamespace(seconds={"backward": 60.0, "forward": 39.0, "data": 0.9, "saving": 0.1}))
     assert _time(run) == "100 s of training: backward 60%, forward 39%, data 1%."
+
+
+def test_experts_are_shown_by_layer(tmp_path: Path) -> None:
+    layer = {"tokens": 512, "load": [0.5, 0.5, 0.0, 0.0], "max_vio": 1.0, "floor": 0.1, "dead": 2, "entropy_share": 0.4}
+    lines = [
+        {"step": 10, "routing": {"layers.0.feed_forward": layer | {"max_vio": 3.0}}},
+        {"step": 20, "routing": {"layers.0.feed_forward": layer, "layers.1.feed_forward": layer | {"dropped": 0.25}}},
+        {"step": 20, "held_out": {}},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = experts_table(tmp_path)
+    assert table is not None
+    console = Console(width=80, file=StringIO())
+    console.print(table)
+    shown = [line.split() for line in console.file.getvalue().splitlines()]
+    assert "512 tokens" in " ".join(shown[0])
+    assert shown[1] == ["layer", "least", "most", "MaxVio", "chance", "entropy", "dead", "dropped"]
+    assert shown[2] == ["layers.0.feed_forward", "0.00", "2.00", "1.00", "0.10", "40%", "2", "of", "4"]
+    assert shown[3] == ["layers.1.feed_forward", *shown[2][1:], "25.0%"]
+
+
+def test_no_table_without_experts(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "loss": 1.0}\n')
+    assert experts_table(tmp_path) is None

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sublayer.api import Run, generate
+from sublayer.cli.experts_table import experts_table
 from sublayer.data.sources import ChatConfig, LabelledConfig
 from sublayer.errors import ConfigError, DataError
 from sublayer.measures.score import Score, total
@@ -41,6 +42,10 @@ def show_summary(run: Run, console: Console) -> None:
     """Print the summary of a finished run."""
     console.print()
     console.print(_table(run))
+    if (experts := experts_table(run.directory)) is not None:
+        console.print()
+        console.print(experts)
+        console.print()
     for sentence in [*_verdicts(run), _time(run)]:
         console.print(sentence, highlight=False, markup=False)
     decodes = run.config.model.stack == "decoder" and not run.config.data.objective.classifies

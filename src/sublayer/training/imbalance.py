@@ -25,6 +25,9 @@ CERTAIN = 0.02
 DROPPED = 0.2
 """Of the assignments, beyond those that the capacity has no room for in perfect balance."""
 
+AT_ONCE = frozenset({"collapse", "certain"})
+"""What does not mend by itself; the others are usual in the first steps."""
+
 
 def diagnoses(told: Mapping[str, Any], config: ExpertsConfig) -> dict[str, str]:
     """A sentence for each thing that is wrong, by a word for it.

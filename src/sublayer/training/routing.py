@@ -14,7 +14,7 @@ from sublayer.measures.load import dead, entropy_share, max_vio, sampling_floor,
 from sublayer.model import Transformer
 from sublayer.model.experts.mixture import Mixture
 from sublayer.model.report import Report, summed
-from sublayer.training.imbalance import diagnoses
+from sublayer.training.imbalance import AT_ONCE, diagnoses
 
 ENOUGH_TOKENS, ENOUGH_STEPS = 100, 50
 """Tokens an expert would get if all had as many, and steps, that a judgement is of at least: of fewer, an expert may
@@ -38,7 +38,7 @@ class RoutingRecord:
         self._line: dict[str, Tensor] = {name: torch.tensor(line[name], device=model.device) for name in line}
         self._judged: dict[str, Any] = dict(state.get("judged", {}))
         self._steps: int = state.get("steps", 0)
-        self._noticed = {(layer, kind) for layer, kind in state.get("noticed", [])}
+        self._found, self._noticed = ({(a, b) for a, b in state.get(name, [])} for name in ("found", "noticed"))
         self._biases: dict[str, list[float]] = dict(state.get("biases", {})) or self._biases_now()
 
     def add(self, counts: Mapping[str, Tensor]) -> None:
@@ -68,7 +68,10 @@ class RoutingRecord:
         return figures
 
     def notes(self) -> list[str]:
-        """What is wrong since the judgement before, if enough was seen since; each once until it is right again."""
+        """What is wrong since the judgement before, if enough was seen since; each once until it is right again.
+
+        What a balance may yet mend is told when it is found a second time.
+        """
         layers = {layer: told for layer, told in _layers(self._judged) if layer in self._mixtures}
         if self._steps < ENOUGH_STEPS or any(_mean(told) < ENOUGH_TOKENS for told in layers.values()):
             return []
@@ -77,8 +80,10 @@ class RoutingRecord:
             for layer, told in layers.items()
             for kind, sentence in diagnoses(told, self._mixtures[layer].config).items()
         }
-        new = [sentence for key, sentence in found.items() if key not in self._noticed]
-        self._noticed = set(found)
+        sure = {key for key in found if key[1] in AT_ONCE or key in self._found}
+        new = [found[key] for key in found if key in sure - self._noticed]
+        self._noticed = sure
+        self._found = set(found)
         self._judged, self._steps = {}, 0
         return new
 
@@ -88,6 +93,7 @@ class RoutingRecord:
             "line": {name: value.tolist() for name, value in self._line.items()},
             "judged": self._judged,
             "steps": self._steps,
+            "found": sorted(self._found),
             "noticed": sorted(self._noticed),
             "biases": self._biases,
         }
