@@ -5,9 +5,8 @@ Shapes: B rows, T tokens, E experts.
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,12 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing import assert_close
-from torch.utils.checkpoint import checkpoint
 
 from sublayer.checkpoint import load_weights, save_weights
-from sublayer.model import Layout, ModelConfig, Report, Transformer
+from sublayer.model import ModelConfig, Report, Transformer
 from sublayer.model.experts.exchange import counted_traffic, moved_bytes
-from sublayer.model.experts.mixture import Mixture
 from sublayer.model.experts.parallel import distribute_experts, divided, full_state_dict, gathered, own_part
 from sublayer.model.ghost import ghost
 from sublayer.model.initialise import initialise
@@ -31,121 +28,7 @@ from sublayer.training.optimizer.muon import MuonConfig
 from sublayer.training.ranks import over_ranks
 from tests.ranks import on_ranks
 
-VOCABULARY, LENGTH = 32, 12
-BALANCE = [{"kind": "load", "scope": "global_batch"}, "loss_free"]
-
-
-def config(stack: str = "decoder", **feed_forward: Any) -> ModelConfig:
-    return ModelConfig(
-        stack=stack,
-        vocab_size=VOCABULARY,
-        d_model=16,
-        n_layers=2,
-        max_length=LENGTH,
-        attention={"n_heads": 2},
-        feed_forward={
-            "kind": "experts",
-            "n_experts": 4,
-            "expert": {"kind": "gated", "d_ff": 8, "bias": True},
-            **(feed_forward or {"balance": BALANCE}),
-        },
-    )
-
-
-def batch(n_rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Tokens [B, T] and their targets."""
-    tokens = torch.randint(VOCABULARY, (n_rows, LENGTH + 1), generator=torch.Generator().manual_seed(seed))
-    return tokens[:, :-1], tokens[:, 1:].contiguous()
-
-
-def total(losses: Mapping[str, Tensor]) -> Tensor:
-    return sum(losses.values(), torch.zeros(()))
-
-
-class Single:
-    """One process with all experts and all tokens."""
-
-    def __init__(self, model: Transformer, tokens: Tensor, targets: Tensor, layout: Layout | None = None) -> None:
-        self.model = copy.deepcopy(model).train()
-        out = self.model(tokens, layout, targets=targets, want=["logits"])
-        out.loss.backward()
-        self.logits, self.loss, self.losses, self.counts = out.logits, out.loss, out.losses, out.report.counts
-        self.gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        self.norm = torch.nn.utils.get_total_norm(self.gradients.values())
-
-
-def compare(
-    rank: int,
-    model: Transformer,
-    rows: list[slice],
-    tokens: Tensor,
-    targets: Tensor,
-    change: Callable[[Transformer], Any] = lambda model: model,
-    valid: Tensor | None = None,
-    rounding: float = 1e-5,
-) -> None:
-    """Outputs, losses, counts, gradients, their norm, and a step of the optimizer: the ranks' and a single process's.
-
-    Args:
-        model: with all experts.
-        rows: of the batch, each rank's.
-        change: what is called in place of the model, once its experts are divided.
-        valid: which tokens are no padding.
-        rounding: of sums in another order.
-    """
-    close = functools.partial(assert_close, rtol=100 * rounding, atol=rounding)
-    single = Single(model, tokens, targets, Layout(valid_BT=valid))
-    parallel = copy.deepcopy(model).train()
-    distribute_experts(parallel, dist.group.WORLD)
-    called = change(parallel)
-    mine = rows[rank]
-
-    layout = Layout(valid_BT=None if valid is None else valid[mine])
-    out = called(tokens[mine], layout, targets=targets[mine], want=["logits"])
-    close(out.logits, single.logits[mine])
-    here = (targets[mine] >= 0).sum()
-    totals = over_ranks(Report(counts={**out.report.counts, "scored": here})).counts
-    for name, count in single.counts.items():
-        close(totals[name], count)
-    losses = {"cross_entropy": out.losses["cross_entropy"] * here / totals["scored"]}
-    losses |= parallel.auxiliary(Report(sums=out.report.sums, counts=totals))
-    summed = over_ranks(Report(sums=losses)).sums
-    assert losses.keys() == single.losses.keys()
-    for name, loss in single.losses.items():
-        close(summed[name], loss.detach())
-
-    total(losses).backward()
-    experts = divided(parallel)
-    assert experts and all(parameter.grad is not None for parameter in experts.values())
-    reduce_gradients(parallel)
-    gradients = gathered(parallel, {n: p.grad for n, p in parallel.named_parameters() if p.grad is not None})
-    assert gradients.keys() == single.gradients.keys()
-    for name, gradient in single.gradients.items():
-        close(gradients[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
-    norm = gradient_norm(parallel)
-    close(norm, single.norm)
-
-    for each, counts, size in ((single.model, single.counts, single.norm), (parallel, totals, norm)):
-        optimizer = AdamWConfig(lr=0.01, epsilon=1e-3).build(each)
-        torch.nn.utils.clip_grads_with_norm_(each.parameters(), 0.1, size)
-        optimizer.step(1.0)
-        each.adjust(counts)
-    after = full_state_dict(parallel)
-    for name, value in single.model.state_dict().items():
-        close(after[name], value, msg=lambda text, name=name: f"{name}: {text}")
-
-
-@torch.no_grad()
-def to_first_experts(model: Transformer) -> Transformer:
-    """Every token goes to experts 0 and 1: a rank without them has no row to compute."""
-    for module in model.modules():
-        if isinstance(module, Mixture):
-            assert module.router.balance_bias is not None
-            module.router.balance_bias.copy_(torch.tensor([4.0, 4.0, 0.0, 0.0]))
-    return model
-
-
-UNEVEN = [slice(0, 4), slice(4, 5)]
+from .one_and_several import UNEVEN, Single, batch, compare, config, recomputing, to_first_experts
 
 
 def uneven(rank: int) -> None:
@@ -193,18 +76,11 @@ def test_every_router(tmp_path: Path) -> None:
     on_ranks(2, parts, tmp_path)
 
 
-def recomputing(model: Transformer) -> Transformer:
-    """Blocks that compute their activations again in the backward pass."""
-    for block in model.blocks:
-        forward = block.forward
-        block.forward = functools.partial(checkpoint, forward, use_reentrant=False)
-    return model
-
-
 def changed(rank: int) -> None:
     compare(rank, Transformer(config()), UNEVEN, *batch(5), change=recomputing)
     compare(rank, to_first_experts(Transformer(config())), UNEVEN, *batch(5), change=recomputing)
     compare(rank, Transformer(config()).double(), UNEVEN, *batch(5))
+    compare(rank, Transformer(config()), UNEVEN, *batch(5), dtype=torch.bfloat16, rounding=1e-3)
 
 
 def test_recomputation_and_types(tmp_path: Path) -> None:

@@ -59,8 +59,9 @@ def distribute_experts(model: Transformer, ranks: DeviceMesh | dist.ProcessGroup
     A rank's loss is its own: summed over its targets, divided by the number of all ranks' targets.  The gradients of
     experts are then complete after the backward pass, and the others have to be summed (not averaged) over the ranks:
     `sublayer.training.gradients.reduce_gradients`.  With FSDP2 on the same ranks, give `fully_shard` the experts'
-    weights as `ignored_params` (`divided`), and set its gradient divide factor to 1.  DistributedDataParallel averages,
-    and takes the experts' weights for replicas: use `reduce_gradients` in its place.
+    weights as `ignored_params` (`divided`), set its gradient divide factor to 1, and give optimizers and clipping the
+    two kinds of parameters apart.  DistributedDataParallel averages, and takes the experts' weights for replicas: use
+    `reduce_gradients` in its place.
 
     What counts over a batch, such as a capacity, does so over each rank's own.  Build the optimizer afterwards.
     `model.state_dict()` holds this rank's experts alone; to save the model use `full_state_dict`, whose tensors any
@@ -123,7 +124,9 @@ class ParallelBank(Bank):
             x_MD: rows sorted by expert, of all ranks' experts.
             count_E: how many rows are each one's (int64).
         """
-        group = self.ranks.group
+        kind, group = x_MD.device.type, self.ranks.group
+        if torch.is_autocast_enabled(kind) and x_MD.dtype != torch.float64:
+            x_MD = x_MD.to(torch.get_autocast_dtype(kind))  # in which they are computed: fewer bytes travel
         count_RE, sent, received = exchanged_counts(count_E, group)
         x_RD = exchanged(x_MD, sent, received, group)
         # They come sorted by rank and then by expert.
