@@ -5,20 +5,63 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sublayer.model import Transformer
+from sublayer.data import Batch
+from sublayer.model import ModelConfig, Transformer
+from sublayer.model.loss import IGNORED
 from sublayer.model.report import Report
 from sublayer.training.crew import Crew
+from sublayer.training.gradients import reduce_gradients
 from sublayer.training.passes import Passed, Passes, scored
 from sublayer.training.ranks import over_ranks
+from tests.ranks import on_ranks
 
-from .ranked import CPU, ROWS, batches, gradients, model_of, rank
-
+ROWS, LENGTH, VOCABULARY = 8, 12, 32
+CPU = torch.device("cpu")
 WIDE = {"kind": "load", "weight": 0.5, "scope": "global_batch"}
 NARROW = [{"kind": "load", "weight": 0.5}, {"kind": "importance", "weight": 0.5}, {"kind": "z_loss", "weight": 0.1}]
+
+
+def model_of(balance: object, **feed_forward: object) -> Transformer:
+    """Two layers with experts, in double precision; attention dropout or noise only where they are asked for."""
+    experts = {"kind": "experts", "n_experts": 4, "top_k": 2, "balance": balance, **feed_forward}
+    config = ModelConfig.parse(
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": 8,
+            "n_layers": 2,
+            "max_length": LENGTH,
+            "attention": {"n_heads": 2},
+            "feed_forward": experts,
+        }
+    )
+    return Transformer(config).double().train()
+
+
+def batches(first: int, last: int, parts: int) -> list[Batch]:
+    """Rows of one and the same batch, in parts; they have unequal numbers of targets."""
+    drawn = torch.Generator().manual_seed(1)
+    tokens_BT = torch.randint(0, VOCABULARY, (ROWS, LENGTH), generator=drawn)
+    targets_BT = torch.randint(0, VOCABULARY, (ROWS, LENGTH), generator=drawn)
+    for row in range(ROWS):
+        targets_BT[row, 3 + row :] = IGNORED
+    rows = zip(tokens_BT[first:last].chunk(parts), targets_BT[first:last].chunk(parts), strict=True)
+    return [Batch(tokens, targets, None, None, None) for tokens, targets in rows]
+
+
+def gradients(model: Transformer, given: list[Batch], accumulation: int, threads: int) -> tuple[Passed, list[Tensor]]:
+    """What the passes gave, in a second step, since threads come in behind the first; and the gradients."""
+    with Crew(threads, 1) as crew:
+        passes = Passes(model, model, crew, CPU, torch.float32, accumulation)
+        state = torch.get_rng_state()
+        for _ in range(2):
+            torch.set_rng_state(state)
+            model.zero_grad()
+            passed = passes.through(given)
+    return passed, [p.grad if p.grad is not None else torch.zeros_like(p) for p in passes.parameters]
 
 
 def whole(model: Transformer) -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
@@ -80,14 +123,23 @@ def test_scopes_differ_and_are_not_those_of_single_shares() -> None:
     assert not torch.allclose(by_micro_batch.losses["loss"], once.losses["loss"], rtol=1e-6)
 
 
-def test_two_ranks_are_one_large_batch(tmp_path: Path) -> None:
-    mp.spawn(rank, (2, str(tmp_path), [WIDE]), nprocs=2)  # type: ignore[no-untyped-call]
-    found = torch.load(tmp_path / "found.pt")
-    losses, expected, counts = whole(model_of([WIDE]))
-    assert_close(found["gradients"], expected)
-    assert_same_counts(Passed({}, found["counts"]), counts)
+def as_a_rank(rank: int, balance: object) -> None:
+    """Half of the rows; the gradients summed over ranks are those of all, and so are counts and losses."""
+    model = model_of(balance)
+    losses, expected, counts = whole(model)
+    passed, _ = gradients(model, batches(4 * rank, 4 * rank + 4, 1), 1, 1)
+    reduce_gradients(model)
+    assert_close([p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()], expected)
+    assert_same_counts(passed, counts)
+    assert passed.losses.keys() == losses.keys()
     for name, loss in losses.items():
-        torch.testing.assert_close(found["losses"][name], loss.detach(), rtol=1e-9, atol=1e-12)
+        found = passed.losses[name].detach().clone()
+        dist.all_reduce(found)
+        torch.testing.assert_close(found, loss.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_two_ranks_are_one_large_batch(tmp_path: Path) -> None:
+    on_ranks(2, as_a_rank, tmp_path, [WIDE])
 
 
 def test_one_rank_adds_nothing_up() -> None:
