@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sublayer.checkpoint import load_state, save_state, states
+from sublayer.checkpoint import load_model_state, load_state, save_state, states
 from sublayer.errors import CheckpointError, RunError
 
 TENSORS = {
@@ -198,3 +198,12 @@ def test_what_breaks_a_save_comes_out_of_the_library_as_itself(
         save_state(folder, 4, TENSORS, METADATA, keep=1)
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000002", "step-00000003"]
     assert load_state(folder) is not None
+
+
+def test_the_weights_of_any_state(folder: Path) -> None:
+    weights = load_model_state(folder / "step-00000002")
+    assert weights.keys() == {"weight", "half"}
+    assert torch.equal(weights["weight"], TENSORS["model.weight"])
+    shutil.copytree(folder / "step-00000003", folder / "step-00000004")
+    with pytest.raises(CheckpointError, match=r"is damaged \(it is of step 3\); delete it to leave it out"):
+        load_model_state(folder / "step-00000004")

@@ -27,6 +27,9 @@ from sublayer.files import remove, remove_leftovers, written_aside
 
 FORMAT = 1
 METADATA = "state.json"
+MODEL = "model."
+"""What the names of a model's weights begin with in a state."""
+
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -72,7 +75,26 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     found = states(folder)
     if not found:
         return None
-    step, path = found[-1]
+    before = f"delete it to resume from step {found[-2][0]}" if len(found) > 1 else "start the run anew"
+    return _read(found[-1][1], before)
+
+
+def load_model_state(path: Path) -> dict[str, Tensor]:
+    """The model's weights in one of the `states`, on the CPU, by the names that they have in the model.
+
+    Raises:
+        CheckpointError: when the state is damaged.
+    """
+    tensors, _ = _read(path, "delete it to leave it out")
+    return {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+
+
+def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata of a state.
+
+    Raises:
+        CheckpointError: when it is damaged; with `advice`, which says what to do.
+    """
     try:
         metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
         if metadata["format"] != FORMAT:
@@ -87,7 +109,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         with _quiet():
             load_tensors(tensors, storage_reader=reader, no_dist=True)
         damage = "" if _digest(tensors, metadata) == metadata["digest"] else "its digest differs"
-        if metadata["step"] != step:
+        if path.name != f"step-{metadata['step']:08d}":
             damage = f"it is of step {metadata['step']}"
     except CheckpointError:
         raise
@@ -96,8 +118,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except (Exception, CheckpointException) as error:  # whatever a library makes of a file that it did not write
         damage = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
     if damage:
-        before = f"delete it to resume from step {found[-2][0]}" if len(found) > 1 else "start the run anew"
-        raise CheckpointError(f"the checkpoint {path} is damaged ({damage}); {before}.")
+        raise CheckpointError(f"the checkpoint {path} is damaged ({damage}); {advice}.")
     return tensors, metadata
 
 

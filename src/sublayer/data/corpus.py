@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sublayer.data.build import Progress
 from sublayer.data.cache import cache_directory, open_or_build
@@ -150,15 +151,32 @@ class Corpus:
         Raises:
             DataError: when there is no such domain.
         """
-        streams = self._streams(domain, "validation")
-        places = [(stream.file, row) for stream in streams for row in range(len(self._rows[stream.file]))]
-        length = self.config.sequence_length
-        if max_tokens is not None and max_tokens < len(places) * length:
-            wanted = max(1, max_tokens // length)
-            places = [places[number * len(places) // wanted] for number in range(wanted)]
+        places = self._held_out_places(domain, max_tokens)
         for first in range(0, len(places), batch_size):
             chosen = places[first : first + batch_size]
             yield self._read(chosen, self._held_out_keys(chosen) if self._objective.draws else None)
+
+    def validation_documents(self, domain: str, max_tokens: int | None = None) -> NDArray[np.int64]:
+        """The document that each row of `validation` begins in, [R], by a number of its own within the domain; the
+        documents that follow in a row have the numbers that follow.
+
+        Args:
+            domain, max_tokens: as given to `validation`.
+
+        Raises:
+            DataError: when there is no such domain.
+        """
+        first, ends = 0, {}
+        for stream in self._streams(domain, "validation"):
+            lengths_D = self.shards.documents(stream, "lengths").astype(np.int64)
+            ends[stream.file] = first, lengths_D.cumsum()
+            first += len(lengths_D)
+        documents = []
+        for file, row in self._held_out_places(domain, max_tokens):
+            before, end_D = ends[file]
+            begin, _ = self._rows[file].stretch(row)
+            documents.append(before + int(np.searchsorted(end_D, begin, side="right")))
+        return np.array(documents, dtype=np.int64)
 
     def training_tokens(self) -> list[Tokens]:
         """The training streams, [N] each, mapped from disk."""
@@ -231,6 +249,16 @@ class Corpus:
             places = list(zip(files, rows.row_N.tolist(), strict=True))
             self._places = {window: places}  # the one before is not asked for again
         return places[sample % WINDOW]
+
+    def _held_out_places(self, domain: str, max_tokens: int | None) -> list[tuple[str, int]]:
+        """The held-out rows of a domain, or so many of them, spread evenly: the stream's file and the row's number."""
+        streams = self._streams(domain, "validation")
+        places = [(stream.file, row) for stream in streams for row in range(len(self._rows[stream.file]))]
+        length = self.config.sequence_length
+        if max_tokens is not None and max_tokens < len(places) * length:
+            wanted = max(1, max_tokens // length)
+            places = [places[number * len(places) // wanted] for number in range(wanted)]
+        return places
 
     def _held_out_keys(self, places: Sequence[tuple[str, int]]) -> Words:
         """The keys of held-out rows, [B]: always the same ones, so that every evaluation asks the same."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sublayer.checkpoint import load_state, save_state
+from sublayer.checkpoint.training_state import MODEL
 from sublayer.data import DataConfig
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.model import ModelConfig
@@ -79,7 +80,7 @@ class Checkpoints:
         Raises:
             RunError: when the disk is full; earlier states are intact.
         """
-        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        tensors = {f"{MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
         tensors |= {f"rng.{name}": tensor for name, tensor in generators().items()}
         metadata = {"progress": vars(progress), "data": self.data, "config": self.identity}
@@ -97,7 +98,7 @@ class Checkpoints:
         tensors, metadata = loaded
         self._refuse_changes(metadata)
         try:
-            model.load_state_dict(_below("model.", tensors))
+            model.load_state_dict(_below(MODEL, tensors))
         except RuntimeError as error:  # a part of the user's own that changed since
             problem = str(error).splitlines()[-1].strip().rstrip(".")
             raise CheckpointError(
