@@ -17,7 +17,7 @@ from sublayer.lazy import names_of
 from sublayer.version import __version__
 
 if TYPE_CHECKING:
-    from sublayer.api import classify, fill_masks, generate, load, train
+    from sublayer.api import classify, fill_masks, generate, load, routing, train
     from sublayer.data import DataConfig
     from sublayer.model import Layout, ModelConfig, Source, Transformer
     from sublayer.preflight import Check, check
@@ -30,6 +30,7 @@ _HOME = {
     "fill_masks": "api",
     "generate": "api",
     "load": "api",
+    "routing": "api",
     "train": "api",
     "Check": "preflight",
     "check": "preflight",
@@ -64,6 +65,7 @@ __all__ = [
     "generate",
     "load",
     "register",
+    "routing",
     "train",
 ]
 

@@ -1,19 +1,30 @@
-"""The public face in Python: train, load, generate, classify, fill."""
+"""The public face in Python: train, load, generate, classify, fill, routing."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sublayer.checkpoint import load_model, save_description
+from sublayer.checkpoint import load_model, load_model_state, load_weights, save_description, states
 from sublayer.data import Corpus, Tokenizer, prepare
+from sublayer.data.sources import TextConfig
 from sublayer.data.tokenizer import FileConfig
-from sublayer.errors import CheckpointError
-from sublayer.files import remove_leftovers, written_aside
+from sublayer.errors import CheckpointError, ConfigError, DataError
+from sublayer.files import json_mapping, remove_leftovers, written_aside
 from sublayer.generation import Classification, Completion, Filled, GenerationConfig, classify, fill_masks, generate
 from sublayer.measures.baselines import Baseline, Later, baselines_of
+from sublayer.measures.routing import (
+    EarlierState,
+    Reading,
+    RoutingReport,
+    held_out_readings,
+    measure_routing,
+    mixtures,
+    text_readings,
+)
+from sublayer.measures.routing.reading import LONGEST_ROW
 from sublayer.measures.score import Score
 from sublayer.model import Transformer
 from sublayer.run import RunConfig, read_config, values_of, write_config
@@ -159,6 +170,98 @@ def load(directory: str | Path, device: str = "cpu", dtype: DtypeName | None = N
     return model if dtype is None else model.to(choose_dtype(dtype, model.device)), tokenizer
 
 
+def routing(
+    directory: str | Path,
+    texts: Sequence[str | Path] = (),
+    *,
+    tokens: int = 16384,
+    device: str = "cpu",
+    dtype: DtypeName | None = None,
+    watcher: Watcher | None = None,
+) -> RoutingReport:
+    """What the routers of a model with experts decide, and what that has to do with the text.
+
+    Args:
+        directory: of a run, or any model directory.
+        texts: files, folders or globs of plain text to read, a domain each; left out, the run's own held-out text.
+        tokens: how many are read of each domain, spread evenly over it.
+        device, dtype: as for `load`.
+        watcher: told what happens; left out, nothing is shown.
+
+    Raises:
+        CheckpointError: when the model has no experts that are chosen, or something is missing or damaged.
+        ConfigError: when there is no text, or `tokens` is below 1.
+        DataError: when text cannot be read, or the run's data is not what it was.
+    """
+    path, watcher = Path(directory), watcher or Watcher()
+    if tokens < 1:
+        raise ConfigError(f"--tokens: is {tokens}, and must be at least 1.")
+    model, tokenizer = load(path, device, dtype)
+    if not mixtures(model):
+        soft = any(".router." in name for name in model.state_dict())
+        why = "every expert of its model reads mixtures of all tokens" if soft else "its model has no experts"
+        raise CheckpointError(f"{path}: {why}, so that none is chosen; name a model whose routers choose experts.")
+    with watcher:
+        readings = (
+            _text_readings(texts, model, tokenizer, tokens)
+            if texts
+            else _own_readings(path, tokenizer, tokens, watcher)
+        )
+        watcher.preparing("reading decisions", 0.0)
+        earlier, last_step = _earlier(path)
+        return measure_routing(model, tokenizer, readings, earlier, last_step)
+
+
+BATCH_TOKENS = 4096
+"""Tokens of a batch when decisions are read."""
+
+
+def _text_readings(texts: Sequence[str | Path], model: Transformer, tokenizer: Tokenizer, tokens: int) -> list[Reading]:
+    for text in texts:
+        if not str(text):
+            raise ConfigError("--text: an empty name is no file; name a file, a folder or a glob.")
+    sources = [TextConfig(path=str(text)) for text in texts]
+    length = min(LONGEST_ROW, model.config.longest() or model.config.max_length, tokens)
+    two_sided = model.config.stack == "encoder_decoder"
+    return text_readings(sources, tokenizer, length, max(1, BATCH_TOKENS // length), tokens, two_sided)
+
+
+def _own_readings(path: Path, tokenizer: Tokenizer, tokens: int, watcher: Watcher) -> list[Reading]:
+    if not (path / CONFIG).is_file():
+        raise ConfigError(
+            f"--text: {path} is no run (there is no {CONFIG}), so its text is not known; name some files."
+        )
+    corpus = prepare(read_config(path / CONFIG).data, progress=watcher.preparing)
+    if not corpus.tokenizer.same_vocabulary(tokenizer):
+        raise DataError(
+            f"the data of the run in {path} changed since it was trained, and so did the tokenizer made from it; bring "
+            "the old files back, or name other text with --text."
+        )
+    return held_out_readings(corpus, max(1, BATCH_TOKENS // corpus.config.row_shape().places), tokens)
+
+
+def _earlier(path: Path) -> tuple[list[EarlierState], int | None]:
+    """The states that a run has beside its last weights, and the step of these."""
+    found = states(path / "checkpoints")
+    try:
+        summary = json_mapping(path / SUMMARY)
+    except (OSError, ValueError):  # of a run that was stopped, or of no run
+        summary = {}
+    last, best = summary.get("step"), summary.get("best_step")
+    if not isinstance(last, int):
+        last = found[-1][0] if found else None
+    if last is None:
+        return [], None
+    before = {
+        step: EarlierState(f"step {step}", step, lambda state=state: load_model_state(state))  # type: ignore[misc]
+        for step, state in found
+        if step < last
+    }
+    if isinstance(best, int) and 0 < best < last and best not in before and (path / "best").is_dir():
+        before[best] = EarlierState(f"best, step {best}", best, lambda: load_weights(path / "best"))
+    return [before[step] for step in sorted(before)], last
+
+
 def _write_summary(path: Path, outcome: Outcome, baselines: Mapping[str, Baseline]) -> None:
     """The figures at the end of a run, as JSON."""
     progress = outcome.progress
@@ -202,5 +305,6 @@ __all__ = [
     "fill_masks",
     "generate",
     "load",
+    "routing",
     "train",
 ]
