@@ -207,9 +207,15 @@ def routing(
             if texts
             else _own_readings(path, tokenizer, tokens, watcher)
         )
-        watcher.preparing("reading decisions", 0.0)
         earlier, last_step = _earlier(path)
-        return measure_routing(model, tokenizer, readings, earlier, last_step)
+        return measure_routing(
+            model,
+            tokenizer,
+            readings,
+            earlier,
+            last_step,
+            progress=lambda done: watcher.preparing("reading decisions", done),
+        )
 
 
 BATCH_TOKENS = 4096

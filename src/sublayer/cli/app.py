@@ -12,6 +12,7 @@ from sublayer.cli.data import data
 from sublayer.cli.fill import fill
 from sublayer.cli.generate import generate
 from sublayer.cli.parts import parts
+from sublayer.cli.routing import routing
 from sublayer.cli.schema import schema
 from sublayer.cli.train import train
 from sublayer.errors import SublayerError
@@ -35,6 +36,7 @@ app.command(rich_help_panel="Models")(train)
 app.command(rich_help_panel="Models")(generate)
 app.command(rich_help_panel="Models")(classify)
 app.command(rich_help_panel="Models")(fill)
+app.command(rich_help_panel="Models")(routing)
 app.command(rich_help_panel="Choices")(check)
 app.command(rich_help_panel="Choices")(parts)
 app.command(rich_help_panel="Choices")(schema)

@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens, N tokens that were read, E experts, M assignments of a token to an expert.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,7 +119,9 @@ def mixtures(model: Transformer) -> dict[str, Mixture]:
     return {name: box for name, box in boxes.items() if box.config.router.chooses != "none"}
 
 
-def decisions_of(model: Transformer, readings: Sequence[Reading]) -> Mapping[str, Decisions]:
+def decisions_of(
+    model: Transformer, readings: Sequence[Reading], progress: Callable[[float], None] = lambda done: None
+) -> Mapping[str, Decisions]:
     """What the routers of every layer with experts decide, by the layer's name.
 
     A bit for each token and expert is kept, since what a token's experts have to do with its id and with one another
@@ -128,13 +130,15 @@ def decisions_of(model: Transformer, readings: Sequence[Reading]) -> Mapping[str
     Args:
         model: read in evaluation mode, and left in the mode it was in.
         readings: the text.
+        progress: told how much is done, from 0 to 1.
     """
     found = mixtures(model)
     gathered = {name: _Gathered() for name in found}
     was_training = model.training
     model.eval()
     try:
-        for reading in readings:
+        for number, reading in enumerate(readings):
+            progress(number / len(readings))
             told = _routing(model, reading.batch)
             for prefix, side in sides_of(reading):
                 valid_BT = _valid(side)

@@ -192,6 +192,7 @@ def measure_routing(
     readings: Sequence[Reading],
     earlier: Sequence[EarlierState] = (),
     last_step: int | None = None,
+    progress: Callable[[float], None] = lambda done: None,
     seed: int = 0,
 ) -> RoutingReport:
     """Read the decisions of every router of a model, and measure them.
@@ -202,15 +203,18 @@ def measure_routing(
         readings: the text, of one domain or more.
         earlier: states of the same training, each read in turn.
         last_step: of the training, where it is known.
+        progress: told how much of the text has been read by all states, from 0 to 1.
         seed: of the shuffled labels.
     """
-    last = decisions_of(model, readings)
+    passes = 1 + len(earlier)
+    last = decisions_of(model, readings, _part(progress, 0, passes))
     before: dict[str, list[Saturation]] = {name: [] for name in last}
     if earlier:
         other = deepcopy(model)
-        for state in sorted(earlier, key=lambda state: state.step):
+        for number, state in enumerate(sorted(earlier, key=lambda state: state.step), 1):
             other.load_state_dict(dict(state.weights()))
-            for name, then in decisions_of(other, readings).items():
+            then_read = decisions_of(other, readings, _part(progress, number, passes))
+            for name, then in then_read.items():
                 before[name].append(saturation(then, last[name], state.name, state.step))
     names = tuple(domains_of(readings))
     tokens = dict.fromkeys(names, 0)
@@ -219,6 +223,10 @@ def measure_routing(
         tokens[reading.domain] += reading.batch.tokens_BT.numel() if valid_BT is None else int(valid_BT.sum())
     layers = tuple(_layer(each, before[name], _decodes(model, name), seed) for name, each in last.items())
     return RoutingReport(names, tokens, layers, tokenizer, last_step)
+
+
+def _part(progress: Callable[[float], None], number: int, parts: int) -> Callable[[float], None]:
+    return lambda done: progress((number + done) / parts)
 
 
 def _decodes(model: Transformer, name: str) -> bool:
