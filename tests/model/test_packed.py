@@ -13,6 +13,7 @@ from torch import nn
 from sublayer.checkpoint import load_model, save_model
 from sublayer.data.tokenizer import BytesConfig
 from sublayer.model import ModelConfig, Transformer
+from sublayer.model.experts.packed import PackedBank
 from sublayer.model.packed import LARGE, PackedMatrix, pack, packable, unpack
 
 
@@ -59,7 +60,7 @@ def test_a_large_matrix_with_few_rows(rows: int, bias: bool) -> None:
     x = torch.randn(rows, 1, 64)
     with torch.no_grad():
         expected = linear(x)
-        torch.testing.assert_close(PackedMatrix([linear])(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(PackedMatrix([linear.weight], [linear.bias])(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_gains_is_packed() -> None:
@@ -92,8 +93,9 @@ def test_a_packed_model_takes_no_other_weights() -> None:
 
 
 @pytest.mark.parametrize("twice", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
-def test_a_packed_model_can_be_copied(twice: Callable[[Transformer], Transformer]) -> None:
-    packed, tokens = model().pack(), torch.arange(6)[None]
+@pytest.mark.parametrize("feed_forward", ["swiglu", {"kind": "experts", "n_experts": 4}], ids=["dense", "experts"])
+def test_a_packed_model_can_be_copied(twice: Callable[[Transformer], Transformer], feed_forward: object) -> None:
+    packed, tokens = model(feed_forward=feed_forward).pack(), torch.arange(6)[None]
     again = twice(packed)
     assert torch.equal(again(tokens).logits, packed(tokens).logits)
     for ours, theirs in zip(again.unpack().parameters(), packed.unpack().parameters(), strict=True):
@@ -109,3 +111,58 @@ def test_what_was_unpacked_without_gradients_can_be_trained() -> None:
         net.unpack()
     net(tokens, targets=tokens).loss.backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+EXPERTS = {
+    "gated": {"kind": "experts", "n_experts": 4, "expert": {"kind": "gated", "d_ff": 48}},
+    "biased": {"kind": "experts", "n_experts": 4, "expert": {"kind": "dense", "d_ff": 40, "bias": True}},
+    "shared": {
+        "kind": "experts",
+        "n_experts": 4,
+        "top_k": 3,
+        "expert": {"kind": "gated", "d_ff": 32, "bias": True},
+        "shared": {},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_experts_are_the_same_and_come_back_as_they_were(dtype: torch.dtype, kind: str) -> None:
+    net = model(feed_forward=EXPERTS[kind]).to(dtype).eval()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith("_bias"):
+                parameter.normal_()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    parameters, n_parameters = list(net.parameters()), net.n_parameters()
+    for tokens in (torch.arange(1)[None], torch.arange(40)[None] % 7):
+        expected = net(tokens).logits
+        actual = net.pack()(tokens).logits
+        tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+        torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * expected.abs().max().item())
+        assert isinstance(net.blocks[0].feed_forward.experts, PackedBank)
+        assert net.n_parameters() == n_parameters
+        packed = net.state_dict()
+        assert list(packed) == list(before)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in packed.items())
+        net.unpack()
+        assert all(left is right for left, right in zip(net.parameters(), parameters, strict=True))
+        assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    net.train()(tokens, targets=tokens).loss.backward()
+
+
+def test_only_experts_that_have_tokens_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    product = PackedMatrix._product
+    net = model(n_layers=1, feed_forward=EXPERTS["gated"]).pack()
+    monkeypatch.setattr(PackedMatrix, "_product", lambda self, x: calls.append(self.sizes) or product(self, x))
+    net(torch.zeros(1, 1).long())
+    assert calls[2:] == [[48, 48], [64]] * 2
+
+
+def test_the_weights_of_experts_are_held_once() -> None:
+    net = model(feed_forward=EXPERTS["gated"])
+    bank = net.blocks[0].feed_forward.experts
+    net.pack()
+    assert [parameter.numel() for parameter in bank.parameters()] == [0, 0, 0]

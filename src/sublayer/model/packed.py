@@ -24,27 +24,26 @@ smaller one that takes longer than it saves."""
 
 
 class PackedMatrix:
-    """The weights of linear layers with the same input, one below the other in oneDNN's layout.
+    """The weights of linear maps with the same input, one below the other in oneDNN's layout.
 
     Args:
-        linears: the layers; they lend their weights, and are empty until those are given back.
+        weights: [O, I] each; copied.
+        biases: [O] each, None where there is none.
     """
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        self.in_features = linears[0].in_features
-        self.sizes = [linear.out_features for linear in linears]
-        self.dtype = linears[0].weight.dtype
-        weights = [linear.weight.detach() for linear in linears]
-        self._packed_OI: Tensor = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), ROWS)
-        self._bias_O: Tensor | None = None
-        if any(linear.bias is not None for linear in linears):
-            none = weights[0].new_zeros(max(self.sizes))
-            biases = [none[: x.out_features] if x.bias is None else x.bias.detach() for x in linears]
-            self._bias_O = torch.cat(biases)
-        self._large = sum(weight.numel() for weight in weights) >= LARGE
-        del weights
-        for linear in linears:
-            linear.weight.data = linear.weight.data.new_empty(0)
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+        self.in_features = weights[0].shape[1]
+        self.sizes = [len(weight) for weight in weights]
+        self.dtype = weights[0].dtype
+        with torch.no_grad():
+            joined_OI = torch.cat(list(weights))
+            self._packed_OI: Tensor = torch.ops.mkldnn._reorder_linear_weight(joined_OI, ROWS)
+            self._bias_O: Tensor | None = None
+            if any(bias is not None for bias in biases):
+                none = joined_OI.new_zeros(max(self.sizes))
+                pairs = zip(biases, self.sizes, strict=True)
+                self._bias_O = torch.cat([none[:size] if bias is None else bias for bias, size in pairs])
+        self._large = joined_OI.numel() >= LARGE
 
     def __getstate__(self) -> dict[str, Any]:
         # To be copied or pickled: the layout is a processor's, and not to be looked into.
@@ -55,12 +54,12 @@ class PackedMatrix:
         self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(state["_packed_OI"], ROWS)
 
     def parts(self, x: Tensor) -> Sequence[Tensor]:
-        """What each layer makes of `x`, [..., O] each."""
+        """What each map makes of `x`, [..., O] each."""
         y = self(x)
         return (y,) if len(self.sizes) == 1 else torch.split(y, self.sizes, dim=-1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x Wᵀ + b, the layers' outputs one behind the other."""
+        """x Wᵀ + b, the maps' outputs one behind the other."""
         if x.dtype != self.dtype:
             x = x.to(self.dtype)
         if self._large and x.numel() == self.in_features:
@@ -72,18 +71,40 @@ class PackedMatrix:
         return y
 
     def weight(self, number: int) -> Tensor:
-        """The weight [O, I] of layer `number`, exactly as it was."""
+        """The weight [O, I] of map `number`, exactly as it was."""
         begin = sum(self.sizes[:number])
         with torch.inference_mode(False):  # else it could not be trained again
             weight_OI: Tensor = self._packed_OI.to_dense()[begin : begin + self.sizes[number]]
             return weight_OI.clone()
 
 
-class PackedLinear(nn.Module):
+class Packed(nn.Module):
+    """Stands in the place of a module whose weights are packed.
+
+    Attributes:
+        n_parameters: how many numbers that module trains, less those that are parameters here.
+    """
+
+    n_parameters: int
+
+    def unpacked(self) -> nn.Module:
+        """The module in whose place it stands, with the very weights that it had."""
+        raise NotImplementedError
+
+
+class Packable(nn.Module):
+    """A module that knows how its weights are packed."""
+
+    def packed(self) -> Packed | None:
+        """What takes its place; None where nothing is gained by it."""
+        raise NotImplementedError
+
+
+class PackedLinear(Packed):
     """A linear layer whose weight stands in a packed matrix.
 
     Args:
-        linear: the layer, empty meanwhile.
+        linear: the layer, to be emptied meanwhile.
         matrix: holds its weight.
         number: which of the matrix's layers it is.
     """
@@ -99,7 +120,6 @@ class PackedLinear(nn.Module):
         return self._matrix.parts(x)[self._number]
 
     def unpacked(self) -> nn.Linear:
-        """The layer it was made from, with the very weight that it had."""
         (linear,) = self._linear
         linear.weight.data = self._matrix.weight(self._number)
         return linear
@@ -112,7 +132,7 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: nn.Module) -> None:
-    """Pack every linear layer that is faster so.  The weights are held once, not twice."""
+    """Pack everything that is faster so.  The weights are held once, not twice."""
     for parent in list(model.modules()):
         together = parent.joined_names() if isinstance(parent, Sublayer) else ()
         if together and all(packable(getattr(parent, name)) for name in together):
@@ -121,6 +141,8 @@ def pack(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if packable(child):
                 _packed(parent, (name,))
+            elif isinstance(child, Packable):
+                setattr(parent, name, child.packed() or child)
 
 
 def unpack(model: nn.Module) -> None:
@@ -129,7 +151,7 @@ def unpack(model: nn.Module) -> None:
         if isinstance(parent, Sublayer):
             parent.joined = None
         for name, child in parent.named_children():
-            if isinstance(child, PackedLinear):
+            if isinstance(child, Packed):
                 setattr(parent, name, child.unpacked())
 
 
@@ -137,7 +159,11 @@ def packable(linear: nn.Module) -> bool:
     """Whether packing a layer makes it faster here: on a CPU, with oneDNN, in float32 or bfloat16."""
     if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
         return False
-    weight = linear.weight
+    return gains(linear.weight)
+
+
+def gains(weight: Tensor) -> bool:
+    """Whether products with a matrix are faster when it is packed."""
     if weight.device.type != "cpu" or weight.numel() == 0 or not torch._C._has_mkldnn:
         return False
     if weight.dtype == torch.bfloat16:
@@ -147,7 +173,8 @@ def packable(linear: nn.Module) -> bool:
 
 def _packed(parent: nn.Module, names: tuple[str, ...]) -> PackedMatrix:
     linears = [getattr(parent, name) for name in names]
-    matrix = PackedMatrix(linears)
+    matrix = PackedMatrix([linear.weight for linear in linears], [linear.bias for linear in linears])
     for number, (name, linear) in enumerate(zip(names, linears, strict=True)):
         setattr(parent, name, PackedLinear(linear, matrix, number))
+        linear.weight.data = linear.weight.data.new_empty(0)  # it is held once
     return matrix

@@ -17,7 +17,7 @@ from sublayer.model.embedding import Embedding
 from sublayer.model.head import Head
 from sublayer.model.initialise import initialise
 from sublayer.model.layout import Layout
-from sublayer.model.packed import PackedLinear, pack, unpack
+from sublayer.model.packed import Packed, pack, unpack
 from sublayer.model.precision import at_least_float32
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.source import Encoded, Source
@@ -248,7 +248,7 @@ class Transformer(Stack):
         read them.
         """
         pack(self)
-        self.packed = any(isinstance(module, PackedLinear) for module in self.modules())
+        self.packed = any(isinstance(module, Packed) for module in self.modules())
         return self
 
     def unpack(self) -> Self:
@@ -312,7 +312,7 @@ class Transformer(Stack):
     def n_parameters(self, embeddings: bool = True) -> int:
         """How many numbers are trained; without `embeddings`, less the token embedding (and output matrix)."""
         total = sum(parameter.numel() for parameter in self.parameters())
-        total += sum(module.n_parameters for module in self.modules() if isinstance(module, PackedLinear))
+        total += sum(module.n_parameters for module in self.modules() if isinstance(module, Packed))
         if embeddings:
             return total
         total -= self.embedding.weight.numel()

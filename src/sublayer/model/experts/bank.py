@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from sublayer.model.activation import ACTIVATIONS
 from sublayer.model.dropout import dropout
 from sublayer.model.experts.grouped import grouped_linear
+from sublayer.model.experts.packed import PackedBank
 from sublayer.model.feed_forward.base import FeedForwardConfig
 from sublayer.model.feed_forward.dense import DenseConfig
 from sublayer.model.feed_forward.gated import GatedConfig
 from sublayer.model.initialise import Constant, Normal, Rule
+from sublayer.model.packed import Packable, gains
 from sublayer.model.part import StackShape
 
 KINDS = (DenseConfig, GatedConfig)
 """What an expert can be."""
 
 
-class Bank(nn.Module):
+class Bank(Packable):
     """Experts of one kind; of each weight, all experts' in one tensor [E, …].
 
     Args:
@@ -63,12 +65,21 @@ class Bank(nn.Module):
             x_MD: rows sorted by expert.
             count_E: how many rows are each one's (int64).
         """
-        hidden_MF = _affine(x_MD, self.up, self.up_bias, count_E)
-        if self.gate is None:
-            hidden_MF = self.activation(hidden_MF)
-        else:
-            hidden_MF = self.activation(_affine(x_MD, self.gate, self.gate_bias, count_E)) * hidden_MF
-        return _affine(dropout(hidden_MF, self.dropout, self.training), self.down, self.down_bias, count_E)
+        up_MF = _affine(x_MD, self.up, self.up_bias, count_E)
+        gate_MF = None if self.gate is None else _affine(x_MD, self.gate, self.gate_bias, count_E)
+        return _affine(self.hidden(up_MF, gate_MF, self.training), self.down, self.down_bias, count_E)
+
+    def hidden(self, up_MF: Tensor, gate_MF: Tensor | None, training: bool) -> Tensor:
+        """What the last matrix reads, given what comes out of the first, or the first two."""
+        hidden_MF = self.activation(up_MF) if gate_MF is None else self.activation(gate_MF) * up_MF
+        return dropout(hidden_MF, self.dropout, training)
+
+    @property
+    def gated(self) -> bool:
+        return self.gate is not None
+
+    def packed(self) -> PackedBank | None:
+        return PackedBank(self) if gains(self.up) else None
 
     def initial_values(self) -> Mapping[str, Rule]:
         rules: dict[str, Rule] = {"up": Normal(self._std), "down": Normal(self._output_std)}
