@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, V vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Llama: rotary positions, RMS norms, SwiGLU, no biases, an output matrix of its own."""
+    """Sizes of a Llama: rotary positions, RMS norms, SwiGLU, no biases, an output matrix of its own.
+
+    With experts, those of a Mixtral, each of whose experts is `d_ff` wide.
+    """
 
     d_model: int
     n_layers: int
@@ -27,6 +30,8 @@ class Shape:
     d_ff: int
     vocab_size: int
     max_length: int
+    n_experts: int = 0
+    top_k: int = 0
 
     @property
     def d_head(self) -> int:
@@ -41,6 +46,12 @@ GPU_SMALL = Shape(d_model=768, n_layers=12, n_heads=12, d_ff=2048, vocab_size=50
 """GPT-2 small's sizes (124M with tied embeddings) as a Llama: the training step on a GPU."""
 GPU_MEDIUM = Shape(d_model=1024, n_layers=24, n_heads=16, d_ff=2816, vocab_size=50304, max_length=1024)
 """GPT-2 medium's (350M)."""
+SMALL_EXPERTS = replace(SMALL, d_ff=512, n_experts=8, top_k=2)
+"""35M parameters, of which a token uses as many as SMALL has."""
+MIDDLE_EXPERTS = replace(MIDDLE, d_ff=1024, n_experts=8, top_k=2)
+"""304M parameters, of which a token uses as many as MIDDLE has."""
+GPU_EXPERTS = replace(GPU_MEDIUM, d_ff=1408, n_experts=8, top_k=2)
+"""1.1 billion parameters, of which a token uses as many as GPU_MEDIUM has."""
 
 
 def ours(shape: Shape) -> Transformer:
@@ -52,10 +63,19 @@ def ours(shape: Shape) -> Transformer:
             n_layers=shape.n_layers,
             max_length=shape.max_length,
             attention={"n_heads": shape.n_heads},
-            feed_forward={"kind": "gated", "activation": "silu", "d_ff": shape.d_ff},
+            feed_forward=feed_forward(shape),
             tied_embeddings=False,
         )
     )
+
+
+def feed_forward(shape: Shape) -> dict[str, object]:
+    """The same in sublayer's config."""
+    gated: dict[str, object] = {"kind": "gated", "activation": "silu", "d_ff": shape.d_ff}
+    if not shape.n_experts:
+        return gated
+    router = {"kind": "top_k", "scoring": "softmax_after"}
+    return {"kind": "experts", "n_experts": shape.n_experts, "top_k": shape.top_k, "router": router, "expert": gated}
 
 
 def hugging_face(shape: Shape) -> nn.Module:
@@ -72,6 +92,30 @@ def hugging_face(shape: Shape) -> nn.Module:
             max_position_embeddings=shape.max_length,
             tie_word_embeddings=False,
             attn_implementation="sdpa",
+        )
+    )
+
+
+def hugging_face_experts(shape: Shape, implementation: str = "grouped_mm") -> nn.Module:
+    """`transformers`' Mixtral, with one of its ways to compute experts: eager (a loop), grouped_mm (its default) or
+    batched_mm."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    return MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=shape.vocab_size,
+            hidden_size=shape.d_model,
+            intermediate_size=shape.d_ff,
+            num_hidden_layers=shape.n_layers,
+            num_attention_heads=shape.n_heads,
+            num_key_value_heads=shape.n_heads,
+            max_position_embeddings=shape.max_length,
+            num_local_experts=shape.n_experts,
+            num_experts_per_tok=shape.top_k,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+            experts_implementation=implementation,
         )
     )
 

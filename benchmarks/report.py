@@ -19,6 +19,7 @@ RUNS = (
     ("Threads that compute shares of a step", ["threads.py"]),
     ("The same with one other busy process", ["threads.py", "1"]),
     ("Attention on a CPU", ["attention.py"]),
+    ("Mixture-of-experts beside dense, a loop and Hugging Face", ["experts.py"]),
 )
 
 
