@@ -33,10 +33,11 @@ from sublayer.training import Outcome, Watcher
 from sublayer.training import train as train_model
 from sublayer.training.curve import draw_curve
 from sublayer.training.device import DtypeName, choose_device, choose_dtype
+from sublayer.training.heat_map import draw_heat_map
 from sublayer.training.initial import check_vocabulary
 from sublayer.training.journal import installed
 
-SUMMARY, CURVE = "summary.json", "loss.svg"
+SUMMARY, CURVE, HEAT_MAP = "summary.json", "loss.svg", "routing.svg"
 
 NULLS = {
     "bigram": ("bigram model", "a bigram model and lzma"),
@@ -136,6 +137,7 @@ def train(
             null = complete.data.objective.null
             losses = {name: part.loss for name, part in compared.items() if part.loss is not None}
             draw_curve(directory, directory / CURVE, losses, NULLS[null][0])
+            draw_heat_map(directory, directory / HEAT_MAP)
     return Run(
         directory,
         complete,

@@ -25,3 +25,4 @@ def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes as long as such a run; what draws has tests of its own."""
     monkeypatch.setattr("sublayer.api.draw_curve", lambda *_: None, raising=False)
+    monkeypatch.setattr("sublayer.api.draw_heat_map", lambda *_: None, raising=False)
