@@ -134,8 +134,9 @@ def _information(told: Information | None) -> list[str]:
 
 def _together(report: RoutingReport) -> Table:
     table = _table("layer", "experts", "have both", "independent")
+    pairs = 2 if len(report.layers) <= 8 else 1
     for layer in report.layers:
-        for number, (i, j, _) in enumerate(layer.coactivation.strongest(2) if layer.coactivation else []):
+        for number, (i, j, _) in enumerate(layer.coactivation.strongest(pairs) if layer.coactivation else []):
             assert layer.coactivation is not None
             share, expected = layer.coactivation.share_EE[i, j], layer.coactivation.expected_share_EE[i, j]
             table.add_row("" if number else layer.label, f"{i} and {j}", f"{share:.1%}", f"{expected:.1%}")

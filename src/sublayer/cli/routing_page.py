@@ -52,8 +52,8 @@ PICTURES = (
         "Experts together",
         pictures.draw_coactivation,
         "How often tokens with one expert have the other too, over what independent choices with the same load would "
-        "give. White is independent. Numbers in cells: of the tokens with the row's expert, the percentage that have "
-        "the column's too. Grey where fewer than 5 tokens would be expected.",
+        "give. White is independent. Where experts are few, cells tell of the tokens with the row's expert the "
+        "percentage that have the column's too. Grey where fewer than 5 tokens would be expected.",
     ),
     Picture(
         "Saturation",

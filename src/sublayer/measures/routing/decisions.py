@@ -164,13 +164,14 @@ def _routing(model: Transformer, batch: Batch) -> Mapping[str, Tensor]:
 
 
 def _gather(into: _Gathered, told: Mapping[str, Tensor], name: str, valid_BT: Tensor, box: Mixture) -> None:
-    chosen_NE = told[f"{name}.chosen"][valid_BT]
-    into.packed.append(np.packbits(chosen_NE.cpu().numpy(), axis=1))
+    # On the CPU, since not every device has double precision.
+    chosen_NE = told[f"{name}.chosen"][valid_BT].cpu()
+    into.packed.append(np.packbits(chosen_NE.numpy(), axis=1))
     probability = told.get(f"{name}.probability")
     if probability is None:
         return
-    probability_NE = probability[valid_BT].double()
-    total_E = probability_NE.sum(0).cpu()
+    probability_NE = probability[valid_BT].cpu().double()
+    total_E = probability_NE.sum(0)
     into.probability_E = total_E if into.probability_E is None else into.probability_E + total_E
     into.entropy += float(torch.special.entr(probability_NE).sum())
     if box.config.router.chooses == "token" and box.config.chosen < box.config.n_experts:
