@@ -42,7 +42,7 @@ class Ranks:
     def gathered(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks, [n, …] each, one below the other."""
         whole = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
-        dist.all_gather_into_tensor(whole, tensor.contiguous(), group=self.group)
+        dist.all_gather(list(whole.chunk(self.size)), tensor.contiguous(), group=self.group)
         return whole
 
     def own(self, tensor: Tensor) -> Tensor:
