@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sublayer.data.objective import OBJECTIVES
 from sublayer.errors import ConfigError
 from sublayer.model import Layout, ModelConfig, Source, Transformer
+from sublayer.model.experts import ExpertsConfig
 from sublayer.model.position.fire import Fire
 from sublayer.model.resolution import CROSS, LAYER_FIELDS
 from sublayer.registry import PartConfig, Registry
@@ -104,8 +105,10 @@ def tree_of(choices: Choices, stack: Any, by_token: bool | None, fixed: dict[str
     """A model's config, legal or not, as plain values."""
     stacks = (stack,) if isinstance(stack, str) else stack or ("decoder", "encoder", "encoder_decoder")
     families = {name: _registry(name) for name in LAYER_FIELDS}
+    stack = choices.choose("stack", stacks)
+    choices.causal = stack != "encoder"
     tree: dict[str, Any] = {
-        "stack": choices.choose("stack", stacks),
+        "stack": stack,
         "vocab_size": VOCAB_SIZE,
         "d_model": choices.choose("d_model", [8, 16, 16, 16, 32, 12]),
         "n_layers": choices.choose("n_layers", [1, 2, 2, 3]),
@@ -254,6 +257,17 @@ def is_felt(config: ModelConfig, logits: Tensor) -> bool:
     head's cap that they rest there whatever changes."""
     cap = getattr(config.head, "soft_cap", None)
     return keeps_input(config) and (cap is None or bool((logits.abs() < 0.99 * cap).any()))
+
+
+def mixtures(config: ModelConfig) -> list[ExpertsConfig]:
+    """The feed-forwards of layers with experts."""
+    found = (layer.feed_forward for layer in config.all_layers())
+    return [each for each in found if isinstance(each, ExpertsConfig)]
+
+
+def drops_tokens(config: ModelConfig) -> bool:
+    """Whether experts leave out tokens outside of training as well, by what stands beside them in the batch."""
+    return any(each.capacity is not None and each.capacity.evaluation_factor for each in mixtures(config))
 
 
 def without_effect(model: Transformer) -> set[int]:

@@ -33,6 +33,15 @@ LONGEST = 48
 COUNTS_OF_POSITIONS = {"max_position", "n_positions"}
 """Options that are refused below the longest sequence."""
 
+EXPERTS = ("dense", "gated")
+"""Feed-forwards that can be an expert."""
+
+WITH = {"kept_groups": "groups", "dense": "first_dense"}
+"""Options that mean something only where another one is there."""
+
+SELDOM = {"first_dense", "every"}
+"""Options by which none of few layers may have what the others are about."""
+
 SMALL = range(1, 9)
 """What integers without an upper bound are drawn from: windows, head counts and widths stay small."""
 
@@ -58,6 +67,7 @@ class Choices:
         self._size = self.choose("size", [2, 2, 2, 4])
         self._loose = self.choose("loose", [True, False, False, False])
         self._length = self.choose("length", [1, 2, 2, 4])
+        self.causal: bool | None = None
 
     def choose(self, path: str, values: Sequence[T]) -> T:
         return random.Random(self.seed + path.encode()).choice(values)
@@ -70,7 +80,10 @@ class Choices:
         return self.among(path, list(registry))  # read now, with what plug-ins have added
 
     def among(self, path: str, parts: Sequence[type[PartConfig]]) -> Any:
-        """The same from some kinds of a registry."""
+        """The same from some kinds of a registry; mostly from those that are defined for the stack."""
+        if self.causal is not None and self._mostly(path):
+            direction = "causal" if self.causal else "bidirectional"
+            parts = [part for part in parts if direction in getattr(part, "directions", (direction,))]
         chosen = self.choose(f"{path}.kind", [part for part in parts for _ in range(_weight(part))])
         word = self.choose(f"{path}.word", [chosen.kind_name(), *chosen.shorthands])
         if not USUALLY & set(chosen.model_fields) and self.choose(f"{path}.shape", [True, False, False, False]):
@@ -79,12 +92,34 @@ class Choices:
 
     def options(self, path: str, chosen: type[Config], always: Collection[str] = ()) -> dict[str, Any]:
         """Some of the options of a part or of another config, those named in `always` among them."""
-        return {
+        values = {
             name: self.option(f"{path}.{name}", name, field)
             for name, field in chosen.model_fields.items()
             if name != "kind"
-            and (field.is_required() or name in always or self.there(f"{path}.{name}", _registry(field) is not None))
+            and (field.is_required() or name in always or self._has(path, name, _registry(field) is not None))
         }
+        return self._suited(path, values) if "router" in values and self._mostly(path) else values
+
+    def _mostly(self, path: str) -> bool:
+        return self.choose(f"{path}.mostly", [True] * 7 + [False])
+
+    def _suited(self, path: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Experts with what has an effect with their router."""
+        registry = Registry.families["router"]
+        router = registry[registry.expand(values["router"])["kind"]]
+        idle = {
+            "balance": not router.balances,
+            "capacity": router.chooses != "token",
+            "expert_dropout": not router.scores,
+            "top_k": router.chooses == "none",
+        }
+        return {name: value for name, value in values.items() if not idle.get(name)}
+
+    def _has(self, path: str, name: str, mostly: bool) -> bool:
+        here = f"{path}.{name}"
+        if name in WITH:
+            return self._has(path, WITH[name], mostly=False)
+        return self.there(here, mostly) and (name not in SELDOM or self.choose(f"{here}.seldom", [True, *[False] * 7]))
 
     def option(self, path: str, name: str, field: FieldInfo) -> Any:
         """A value for one field of a config."""
@@ -119,6 +154,8 @@ class Choices:
             near = [middle, middle, middle / 2, middle / 4, middle * 2]
             return self.choose(path, [x for x in near if _within(x, metadata)])
         if isinstance(annotation, type) and issubclass(annotation, PartConfig):
+            if name == "expert":
+                return self.among(path, [annotation.registry[kind] for kind in EXPERTS])
             return self.part(path, annotation.registry)
         if isinstance(annotation, type) and issubclass(annotation, Config):
             return self.options(path, annotation)
@@ -143,6 +180,8 @@ class Choices:
 
 def _weight(part: type[PartConfig]) -> int:
     """How often a kind is drawn: more often where it has kinds of another family to choose from."""
+    if len(getattr(part, "directions", ())) == 1:
+        return 3
     inner = [_registry(field) for field in part.model_fields.values()]
     return min(5, max([1, *(2 * len(list(registry)) // 3 for registry in inner if registry is not None)]))
 

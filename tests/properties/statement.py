@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sublayer.model import Layout, ModelConfig, Source, Transformer
-from tests.properties.composition import VOCAB_SIZE, lively, random_tokens
+from tests.properties.composition import VOCAB_SIZE, drops_tokens, lively, random_tokens
 
 
 class Subject:
@@ -111,6 +111,11 @@ def by_token(config: ModelConfig) -> bool:
 def decodes(config: ModelConfig) -> bool:
     """Whether tokens follow one another: a decoder, by itself or beside an encoder."""
     return config.stack != "encoder" and config.head.by_token
+
+
+def alone(config: ModelConfig) -> bool:
+    """Whether what is computed of a text does not depend on what else stands in the batch."""
+    return not drops_tokens(config)
 
 
 def some_tokens(dice: random.Random, n_tokens: int) -> list[int]:

@@ -8,11 +8,11 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from sublayer.model import Transformer
+from sublayer.model import ModelConfig, Transformer
 from sublayer.model.cost import cost
 from sublayer.model.ghost import ghost
-from tests.properties.composition import random_tokens
-from tests.properties.statement import Subject, decodes, statement
+from tests.properties.composition import mixtures, random_tokens
+from tests.properties.statement import Subject, alone, decodes, statement
 from tests.properties.statements.kernels import with_kernel
 
 
@@ -26,7 +26,14 @@ def convolution_backward(out: torch.Size, x: torch.Size, weight: torch.Size, *op
 COUNTS = {torch.ops.aten.convolution_backward: convolution_backward}
 
 
-@statement(share=0.1)
+def as_counted(config: ModelConfig) -> bool:
+    """Whether each token goes to as many experts as is counted: not only on average, and with no noise on the way."""
+    return alone(config) and all(
+        each.router.chooses == "token" and each.router.kind_name() != "noisy_top_k" for each in mixtures(config)
+    )
+
+
+@statement(as_counted, share=0.1)
 def flops_equal_a_trace_of_a_training_step(subject: Subject, dice: random.Random) -> None:
     config, n_rows, length = subject.config, dice.randint(1, 3), dice.randint(1, 30)
     source_length = dice.randint(1, 9) if subject.paired else 0

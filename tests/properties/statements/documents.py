@@ -14,10 +14,10 @@ from tests.properties.composition import (
     is_felt,
     logits_alone,
 )
-from tests.properties.statement import Subject, by_token, some_tokens, statement
+from tests.properties.statement import Subject, alone, by_token, some_tokens, statement
 
 
-@statement(by_token)
+@statement(lambda config: by_token(config) and alone(config))
 def packed_documents_equal_separate_ones(subject: Subject, dice: random.Random) -> None:
     documents = [some_tokens(dice, dice.randint(1, 7)) for _ in range(dice.randint(2, 4))]
     sources = [some_tokens(dice, dice.randint(1, 4)) if subject.paired else None for _ in documents]

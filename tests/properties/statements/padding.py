@@ -14,7 +14,7 @@ from tests.properties.composition import (
     logits_alone,
     random_tokens,
 )
-from tests.properties.statement import Subject, statement
+from tests.properties.statement import Subject, alone, statement
 
 
 def valid_places(dice: random.Random, n_rows: int, width: int, least: int) -> Tensor:
@@ -27,7 +27,7 @@ def valid_places(dice: random.Random, n_rows: int, width: int, least: int) -> Te
     return valid
 
 
-@statement()
+@statement(alone)
 def padding_changes_nothing(subject: Subject, dice: random.Random) -> None:
     by_token = subject.config.head.by_token
     n_rows, width = dice.randint(1, 3), dice.randint(3, 9)
@@ -71,7 +71,7 @@ def padding_changes_nothing(subject: Subject, dice: random.Random) -> None:
     )
 
 
-@statement(share=0.25)
+@statement(alone, share=0.25)
 def the_loss_does_not_see_padding(subject: Subject, dice: random.Random) -> None:
     by_token = subject.config.head.by_token
     n_rows, width = dice.randint(1, 3), dice.randint(3, 9)

@@ -6,8 +6,9 @@ import torch
 
 from sublayer.model import ModelConfig, Transformer
 from sublayer.model.cost import cost
+from sublayer.model.experts import Mixture
 from sublayer.model.ghost import ghost
-from tests.properties.composition import keeps_input, lively, random_tokens
+from tests.properties.composition import keeps_input, lively, mixtures, random_tokens
 from tests.properties.statement import Subject, statement
 
 
@@ -34,7 +35,7 @@ def every_parameter_gets_a_finite_gradient(subject: Subject, dice: random.Random
 def cancelled(config: ModelConfig) -> list[str]:
     """In whose parameters some have no gradient by right: as a softmax cancels them (a bias of keys; everything about
     scores where a query sees itself alone), or as a threshold that all queries but the first are beyond, or as a power
-    of distances that are 0 and 1."""
+    of distances that are 0 and 1, or as it is for training only, or the weight of a single expert."""
     seen = [(layer.attention, config.shape.direction) for layer in config.resolve()]
     seen += [(layer.attention, "bidirectional") for layer in config.resolve_encoder()]
     first, third = torch.tensor(0), torch.tensor(2)
@@ -44,14 +45,21 @@ def cancelled(config: ModelConfig) -> list[str]:
         or (direction == "bidirectional" and not attention.seen(direction).visible(first, third))
         for attention, direction in seen
     )
-    return ["key", "query", "threshold", *(["positions"] if near else [])]
+    one = any(each.n_experts == 1 for each in mixtures(config))
+    return ["key", "query", "threshold", "noise_weight", *(["positions"] if near else []), *(["router"] if one else [])]
 
 
 @statement()
 def there_are_as_many_parameters_as_is_counted(subject: Subject, dice: random.Random) -> None:
     meta = ghost(subject.config)
     counted, model = cost(meta).parameters, subject.model
-    assert counted.total == sum(parameter.numel() for parameter in model.parameters()) == counted.active
+    assert counted.total == sum(parameter.numel() for parameter in model.parameters())
+    idle = sum(
+        sum(p.numel() for p in box.experts.parameters()) * (1 - box.config.chosen / box.config.n_experts)
+        for box in model.modules()
+        if isinstance(box, Mixture) and box.config.chosen
+    )
+    assert counted.active == counted.total - round(idle)
     assert counted.non_embedding == model.n_parameters(embeddings=False)
     assert {name: p.shape for name, p in meta.named_parameters()} == {
         name: p.shape for name, p in model.named_parameters()

@@ -8,7 +8,7 @@ from sublayer.model import Layout, ModelConfig, Source
 from sublayer.model.attention.pattern.base import Everything
 from sublayer.model.resolution import LayerConfig
 from tests.properties.composition import assert_equal_logits, random_tokens
-from tests.properties.statement import Subject, statement
+from tests.properties.statement import Subject, alone, statement
 
 
 def shift_invariant(config: ModelConfig) -> bool:
@@ -52,7 +52,7 @@ def blind_to_order(layers: tuple[LayerConfig, ...]) -> bool:
     )
 
 
-@statement(lambda config: config.stack == "encoder" and blind_to_order(config.resolve()))
+@statement(lambda config: config.stack == "encoder" and blind_to_order(config.resolve()) and alone(config))
 def without_positions_an_encoder_is_permutation_equivariant(subject: Subject, dice: random.Random) -> None:
     order = dice.sample(range(8), 8)
     tokens, head = random_tokens(dice.randrange(99), 2, 8), subject.config.head
@@ -65,7 +65,9 @@ def without_positions_an_encoder_is_permutation_equivariant(subject: Subject, di
     assert_equal_logits(changed, base[:, order] if head.by_token else base)
 
 
-@statement(lambda config: config.stack == "encoder_decoder" and blind_to_order(config.resolve_encoder()))
+@statement(
+    lambda config: config.stack == "encoder_decoder" and blind_to_order(config.resolve_encoder()) and alone(config)
+)
 def a_source_without_positions_may_stand_in_any_order(subject: Subject, dice: random.Random) -> None:
     tokens, source = random_tokens(1, 2, 5), subject.source(2, 6)
     assert source is not None
@@ -74,7 +76,7 @@ def a_source_without_positions_may_stand_in_any_order(subject: Subject, dice: ra
         assert_equal_logits(changed, subject.logits(tokens, source=source))
 
 
-@statement()
+@statement(alone)
 def batch_mates_do_not_change_an_output(subject: Subject, dice: random.Random) -> None:
     n_rows = dice.randint(2, 4)
     tokens, read = random_tokens(dice.randrange(99), n_rows, 7), subject.source(n_rows)

@@ -19,8 +19,8 @@ class CapacityConfig(Config):
     2022, equation 3; Lepikhin et al. 2021, algorithm 1)."""
 
     factor: Positive = 1.25
-    """Tokens that an expert takes, over those that it would have if all had as many; n_experts / top_k and more drop
-    none."""
+    """Tokens that an expert takes, ⌈factor · top_k · tokens / n_experts⌉, over those that it would have if all had as
+    many; n_experts / top_k and more drop none."""
     evaluation_factor: Positive | None = None
     """The same outside of training; left out, nothing is dropped there."""
     drop: Literal["last", "least_weight"] = "last"
@@ -39,10 +39,9 @@ class Capacity:
     evaluation_factor: float | None
     drop: Literal["last", "least_weight"]
 
-    def tokens(self, n_assignments: int, n_experts: int, training: bool) -> int | None:
-        """How many an expert takes: ⌈factor · M / E⌉; None without a limit."""
-        factor = self.factor if training else self.evaluation_factor
-        return None if factor is None else math.ceil(factor * n_assignments / n_experts)
+    def in_use(self, training: bool) -> float | None:
+        """The factor; None without a limit."""
+        return self.factor if training else self.evaluation_factor
 
     def kept(
         self, routing: Routing, n_experts: int, valid_N: Tensor | None, training: bool
@@ -51,17 +50,18 @@ class Capacity:
 
         Those that are dropped weigh nothing, and as many as can be known before looking are left out.
         """
-        n_assignments = len(routing.expert_M)
-        limit = self.tokens(n_assignments, n_experts, training)
-        if limit is None:
+        n_assignments, factor = len(routing.expert_M), self.in_use(training)
+        if factor is None:
             return routing, None
         valid_M = torch.ones_like(routing.expert_M, dtype=torch.bool) if valid_N is None else valid_N[routing.token_M]
         first_M = _first(routing, valid_M, self.drop)
+        limit = (factor / n_experts * valid_M.sum()).ceil()
         kept_M = valid_M & (_rank(routing.expert_M, first_M, n_experts) < limit)
         dropped = (valid_M & ~kept_M).sum()
         weight_M = routing.weight_M.where(kept_M, routing.weight_M.new_zeros(()))
         # Kept ones to the front, as many as there can be; what is left over weighs nothing.
-        chosen = (~kept_M).long().argsort(stable=True)[: min(n_assignments, n_experts * limit)].sort().values
+        most = min(n_assignments, n_experts * math.ceil(factor * n_assignments / n_experts))
+        chosen = (~kept_M).long().argsort(stable=True)[:most].sort().values
         fewer = len(chosen) < n_assignments
         kept = replace(
             routing,

@@ -149,6 +149,12 @@ class ExpertsConfig(FeedForwardConfig):
                 f"capacity has no effect with '{router.kind_name()}', whose experts all have as many tokens; leave it "
                 "out"
             )
+        limited = self.capacity is not None and self.capacity.evaluation_factor is not None
+        if limited and self.capacity is not None and self.capacity.drop != "last" and shape.direction == "causal":
+            raise ValueError(
+                "capacity: which tokens weigh least would depend on what follows them, so in a decoder they cannot be "
+                "dropped outside of training; set drop: last, or leave evaluation_factor out"
+            )
         if self.expert_dropout and not router.scores:
             raise ValueError(
                 f"expert_dropout has no effect with '{router.kind_name()}', where no other expert could take a token; "

@@ -103,12 +103,12 @@ class Router(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A model in bfloat16 decides as it did in float32, where experts that are nearly equal are told apart.
-        kept = {name: tensor for name, tensor in self._tensors() if tensor.is_floating_point()}
+        kept = {name: tensor.detach() for name, tensor in self._tensors() if tensor.is_floating_point()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in self._tensors():
             before = kept.get(name)
             if before is not None and torch.finfo(tensor.dtype).bits < torch.finfo(torch.float32).bits:
-                tensor.data = before.detach().to(tensor.device)
+                tensor.data = before.to(tensor.device)
         return self
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
