@@ -15,6 +15,7 @@ from sublayer.cli.parts import parts
 from sublayer.cli.routing import routing
 from sublayer.cli.schema import schema
 from sublayer.cli.train import train
+from sublayer.cli.upcycle import upcycle
 from sublayer.errors import SublayerError
 from sublayer.version import __version__
 
@@ -37,6 +38,7 @@ app.command(rich_help_panel="Models")(generate)
 app.command(rich_help_panel="Models")(classify)
 app.command(rich_help_panel="Models")(fill)
 app.command(rich_help_panel="Models")(routing)
+app.command(rich_help_panel="Models")(upcycle)
 app.command(rich_help_panel="Choices")(check)
 app.command(rich_help_panel="Choices")(parts)
 app.command(rich_help_panel="Choices")(schema)
