@@ -23,6 +23,9 @@ def every_parameter_gets_a_finite_gradient(subject: Subject, dice: random.Random
         model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in model.named_parameters():
+            if name.endswith("noise_weight"):  # it is for training only
+                still.discard(name)
+                continue
             assert parameter.grad is not None, f"{name} has no gradient: nothing reads it"
             assert parameter.grad.isfinite().all(), name
             if (parameter.grad != 0).any():
@@ -35,7 +38,7 @@ def every_parameter_gets_a_finite_gradient(subject: Subject, dice: random.Random
 def cancelled(config: ModelConfig) -> list[str]:
     """In whose parameters some have no gradient by right: as a softmax cancels them (a bias of keys; everything about
     scores where a query sees itself alone), or as a threshold that all queries but the first are beyond, or as a power
-    of distances that are 0 and 1, or as it is for training only, or the weight of a single expert."""
+    of distances that are 0 and 1, or the weight of a single expert."""
     seen = [(layer.attention, config.shape.direction) for layer in config.resolve()]
     seen += [(layer.attention, "bidirectional") for layer in config.resolve_encoder()]
     first, third = torch.tensor(0), torch.tensor(2)
@@ -46,7 +49,7 @@ def cancelled(config: ModelConfig) -> list[str]:
         for attention, direction in seen
     )
     one = any(each.n_experts == 1 for each in mixtures(config))
-    return ["key", "query", "threshold", "noise_weight", *(["positions"] if near else []), *(["router"] if one else [])]
+    return ["key", "query", "threshold", *(["positions"] if near else []), *(["router"] if one else [])]
 
 
 @statement()

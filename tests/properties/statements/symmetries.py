@@ -43,8 +43,14 @@ def shifting_all_positions_changes_nothing(subject: Subject, dice: random.Random
 
 
 def blind_to_order(layers: tuple[LayerConfig, ...]) -> bool:
-    """Whether an encoder of these layers cannot know in which order its tokens stand."""
-    return all(
+    """Whether an encoder of these layers cannot know in which order its tokens stand.
+
+    (Of equal tokens an expert that chooses some takes the first.)
+    """
+    return not any(
+        getattr(layer.feed_forward, "router", None) and layer.feed_forward.router.chooses == "expert"
+        for layer in layers
+    ) and all(
         layer.position.kind_name() == "none"
         and layer.attention.seen("bidirectional") == Everything()
         and layer.feed_forward.position_wise

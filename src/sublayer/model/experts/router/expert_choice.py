@@ -49,8 +49,8 @@ class ExpertChoice(Router):
             x_ND = at_least_float32(x_ND)
             logits_NE = F.linear(x_ND, self.weight.to(x_ND.dtype))
             score_NE = logits_NE.softmax(-1)
-        chosen = self._chosen(score_NE.detach(), places)
-        token_M, expert_M = chosen
+        # In float64, scores of equal tokens that differ in rounding alone become equal, and the first one is taken.
+        token_M, expert_M = self._chosen(score_NE.detach().float(), places)
         return Routing(token_M, expert_M, score_NE[token_M, expert_M], logits_NE=logits_NE, probability_NE=score_NE)
 
     def _chosen(self, score_NE: Tensor, places: Places) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,8 @@ class ExpertChoice(Router):
                 pass
         n_rows, length = places.shape
         each = self._taken(length)
-        token_BCE = score_NE.view(n_rows, length, -1).topk(each, dim=1).indices
+        score_BTE = score_NE.view(n_rows, length, score_NE.shape[1])
+        token_BCE = score_BTE.argsort(dim=1, descending=True, stable=True)[:, :each]  # of equal ones the first
         token_BCE = token_BCE + length * torch.arange(n_rows, device=score_NE.device)[:, None, None]
         expert_BCE = torch.arange(score_NE.shape[1], device=score_NE.device).expand_as(token_BCE)
         return token_BCE.flatten(), expert_BCE.flatten()

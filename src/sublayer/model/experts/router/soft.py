@@ -65,14 +65,15 @@ class Soft(Router):
             if grouped.there_GL is not None:
                 logits_GLS = logits_GLS.masked_fill(~grouped.there_GL[..., None], torch.finfo(logits_NS.dtype).min)
             slot_GSD = logits_GLS.softmax(1).mT @ grouped.rows(wide_ND)
-            n_documents, n_slots, width = slot_GSD.shape
-            per = n_documents * self.slots
             # Sorted by expert, as all experts take their rows.
-            slot_MD = slot_GSD.view(n_documents, -1, self.slots, width).transpose(0, 1).reshape(-1, width)
+            slot_GEPD = slot_GSD.unflatten(1, (self.team.n_experts, self.slots))
+            slot_MD = slot_GEPD.transpose(0, 1).flatten(0, 2)
+            per = len(slot_GSD) * self.slots
         count_E = torch.full((self.team.n_experts,), per, dtype=torch.int64, device=x_ND.device)
         y_MD = experts(slot_MD.to(x_ND.dtype), count_E)
         with without_autocast(x_ND):
-            y_GSD = y_MD.view(-1, n_documents, self.slots, width).transpose(0, 1).reshape(n_documents, n_slots, width)
+            y_EGPD = y_MD.unflatten(0, (self.team.n_experts, len(slot_GSD), self.slots))
+            y_GSD = y_EGPD.transpose(0, 1).flatten(1, 2)
             y_GLD = combine_GLS @ y_GSD.to(combine_GLS.dtype)
         return grouped.tokens(y_GLD).to(y_MD.dtype), None, None
 
@@ -117,9 +118,11 @@ class _Documents:
     def rows(self, value_ND: Tensor) -> Tensor:
         """[N, D] as [G, L, D], zeros where there is no token."""
         if self._place_N is None or self._there_N is None:
-            return value_ND.view(*self.shape, -1)
+            return value_ND.view(*self.shape, value_ND.shape[1])
         flat = value_ND.new_zeros(self.shape[0] * self.shape[1], value_ND.shape[1])
-        return flat.index_put((self._place_N[self._there_N],), value_ND[self._there_N]).view(*self.shape, -1)
+        return flat.index_put((self._place_N[self._there_N],), value_ND[self._there_N]).view(
+            *self.shape, value_ND.shape[1]
+        )
 
     def tokens(self, value_GLD: Tensor) -> Tensor:
         """[G, L, D] as [N, D], zeros at padding."""
