@@ -23,7 +23,21 @@ def convolution_backward(out: torch.Size, x: torch.Size, weight: torch.Size, *op
     return each * sum(options[-1][:2])
 
 
-COUNTS = {torch.ops.aten.convolution_backward: convolution_backward}
+def grouped_linear(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    """FLOPs of rows times the matrices of their groups."""
+    return 2 * math.prod(x) * weight[1]
+
+
+def grouped_outer(gradient: torch.Size, x: torch.Size, *_: object, **__: object) -> int:
+    """FLOPs of the gradient of these matrices."""
+    return 2 * math.prod(gradient) * x[1]
+
+
+COUNTS = {
+    torch.ops.aten.convolution_backward: convolution_backward,
+    torch.ops.sublayer.grouped_linear: grouped_linear,
+    torch.ops.sublayer.grouped_outer: grouped_outer,
+}
 
 
 def as_counted(config: ModelConfig) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sublayer.model import Layout, ModelConfig, Source, State
 from tests.properties.composition import MAX_LENGTH, assert_equal_logits, logits_alone, random_tokens
-from tests.properties.statement import Subject, decodes, some_tokens, statement
+from tests.properties.statement import Subject, alone, decodes, some_tokens, statement
 
 
 def remark(text: str) -> None:
@@ -192,7 +192,7 @@ def limit_of(config: ModelConfig) -> int:
     return min(end for end in ends if end is not None)
 
 
-@statement(lambda config: decodes(config) and not config.cache_exact().reason)
+@statement(lambda config: decodes(config) and not config.cache_exact().reason and alone(config))
 def decoding_with_a_state_equals_one_full_pass(subject: Subject, dice: random.Random) -> None:
     style = Style(*(dice.random() < 0.5 for _ in range(3)))
     remark(str(style))

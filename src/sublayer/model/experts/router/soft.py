@@ -66,13 +66,14 @@ class Soft(Router):
                 logits_GLS = logits_GLS.masked_fill(~grouped.there_GL[..., None], torch.finfo(logits_NS.dtype).min)
             slot_GSD = logits_GLS.softmax(1).mT @ grouped.rows(wide_ND)
             # Sorted by expert, as all experts take their rows.
-            slot_GEPD = slot_GSD.unflatten(1, (self.team.n_experts, self.slots))
+            shape = (len(slot_GSD), self.team.n_experts, self.slots, slot_GSD.shape[2])
+            slot_GEPD = slot_GSD.view(shape)
             slot_MD = slot_GEPD.transpose(0, 1).flatten(0, 2)
             per = len(slot_GSD) * self.slots
         count_E = torch.full((self.team.n_experts,), per, dtype=torch.int64, device=x_ND.device)
         y_MD = experts(slot_MD.to(x_ND.dtype), count_E)
         with without_autocast(x_ND):
-            y_EGPD = y_MD.unflatten(0, (self.team.n_experts, len(slot_GSD), self.slots))
+            y_EGPD = y_MD.view(shape[1], shape[0], *shape[2:])
             y_GSD = y_EGPD.transpose(0, 1).flatten(1, 2)
             y_GLD = combine_GLS @ y_GSD.to(combine_GLS.dtype)
         return grouped.tokens(y_GLD).to(y_MD.dtype), None, None

@@ -147,7 +147,7 @@ class TopK(Router):
             choice_NE = choice_NE.masked_fill(out_E, -torch.inf)
         if config.groups is None or config.kept_groups is None:
             return choice_NE
-        choice_NGS = choice_NE.view(len(choice_NE), config.groups, -1)
+        choice_NGS = choice_NE.view(len(choice_NE), config.groups, self.team.n_experts // config.groups)
         best_NG = choice_NGS.topk(min(2, choice_NGS.shape[2]), dim=-1).values.sum(-1)
         kept_NJ = best_NG.topk(config.kept_groups, dim=-1).indices
         closed_NG = torch.ones_like(best_NG, dtype=torch.bool).scatter(1, kept_NJ, False)
