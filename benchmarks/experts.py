@@ -186,7 +186,9 @@ def gpu_training(rounds: int, device: torch.device, shape: Shape, batch: int, le
         used = f"{rate * flops / peak:.1%}" if peak else "–"
         ratio = times[f"dense, {who.rpartition(', ')[2]}"] / seconds
         rows.append([who, f"{rate:,.0f}", f"{rate * flops / 1e12:.1f}", used, f"{ratio:.2f}×"])
-    print(f"a training step of {flops / 6e6:,.0f}M active parameters and more, {batch} × {length} tokens, {name}")
+    print(
+        f"a training step of {active_parameters(shape) / 1e6:,.1f}M active parameters, {batch} × {length} tokens, {name}"
+    )
     print(table(["", "tokens/s", "model TFLOP/s", "utilisation", "÷ dense"], rows))
 
 
@@ -194,11 +196,15 @@ def _peer(implementation: str) -> Callable[[Shape], nn.Module]:
     return lambda shape: hugging_face_experts(shape, implementation)
 
 
+def active_parameters(shape: Shape) -> int:
+    """The matrices that a token is multiplied with, without the token embedding."""
+    each = shape.d_model * (4 * shape.d_model + 3 * shape.d_ff * shape.top_k + shape.n_experts)
+    return shape.n_layers * each + shape.vocab_size * shape.d_model
+
+
 def active_flops(shape: Shape, length: int) -> float:
     """Of forward and backward for one token: 6 · the parameters that it uses, and those of attention."""
-    each = shape.d_model * (4 * shape.d_model + 3 * shape.d_ff * shape.top_k + shape.n_experts)
-    used = shape.n_layers * each + shape.vocab_size * shape.d_model
-    return 6.0 * used + 12.0 * shape.n_layers * shape.d_model * length
+    return 6.0 * active_parameters(shape) + 12.0 * shape.n_layers * shape.d_model * length
 
 
 def main() -> None:
