@@ -187,7 +187,7 @@ def gpu_training(rounds: int, device: torch.device, shape: Shape, batch: int, le
         ratio = times[f"dense, {who.rpartition(', ')[2]}"] / seconds
         rows.append([who, f"{rate:,.0f}", f"{rate * flops / 1e12:.1f}", used, f"{ratio:.2f}×"])
     print(
-        f"a training step of {active_parameters(shape) / 1e6:,.1f}M active parameters, {batch} × {length} tokens, {name}"
+        f"a training step, {active_parameters(shape) / 1e6:,.1f}M active parameters, {batch} × {length} tokens, {name}"
     )
     print(table(["", "tokens/s", "model TFLOP/s", "utilisation", "÷ dense"], rows))
 
