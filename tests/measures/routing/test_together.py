@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 
 from sublayer.measures.routing.coactivation import coactivation, independent
+from sublayer.measures.routing.decisions import CHUNK
 from sublayer.measures.routing.decode_step import decode_steps
 from sublayer.measures.routing.saturation import saturation
 
 from .planted import decided, drawn, tokens
+
+
+def test_more_tokens_than_are_unpacked_at_once() -> None:
+    expert_NK = np.sort(drawn(2 * CHUNK + 7, 9, 2), axis=1)
+    decisions = decided(expert_NK, 9)
+    token_M, expert_M = decisions.assignments()
+    assert np.array_equal(token_M, np.repeat(np.arange(len(expert_NK)), 2))
+    assert np.array_equal(expert_M, expert_NK.ravel())
+    assert decisions.load_E().tolist() == np.bincount(expert_NK.ravel(), minlength=9).tolist()
 
 
 def test_planted_pairs() -> None:

@@ -218,7 +218,6 @@ def _tokens(readings: Sequence[Reading], prefix: str) -> Tokens:
         )
         valid_BT = _valid(side).numpy()
         in_row_BT = np.zeros(valid_BT.shape, dtype=np.int64) if documents is None else documents.numpy()
-        in_row_BT = in_row_BT - in_row_BT[:, :1]
         width = int(in_row_BT.max()) + 1
         row_BT = np.arange(len(in_row_BT))[:, None] * width + in_row_BT + n_stretches
         n_stretches += len(in_row_BT) * width
