@@ -81,11 +81,14 @@ def save_weights(directory: Path, model: Transformer) -> None:
 
 
 def save_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> None:
-    """Write a whole model directory, replacing one that is there.
+    """Write a whole model directory, replacing one that is there; by the first rank, as `save_weights` does.
 
     Raises:
         RunError: when the disk is full or the directory cannot be written.
     """
+    if divided(model) and dist.get_rank() != 0:
+        save_weights(directory, model)  # which only joins in
+        return
     with written_aside(directory) as aside:
         aside.mkdir()
         save_description(aside, model.config, tokenizer)

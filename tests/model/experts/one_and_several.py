@@ -26,7 +26,7 @@ from sublayer.training.ranks import over_ranks
 UNEVEN = [slice(0, 4), slice(4, 5)]
 """Rows of a batch of five, for two ranks."""
 
-VOCABULARY, LENGTH = 32, 12
+VOCABULARY, LENGTH = 300, 12
 BALANCE = [{"kind": "load", "scope": "global_batch"}, "loss_free"]
 
 

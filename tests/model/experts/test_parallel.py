@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing import assert_close
 
-from sublayer.checkpoint import load_weights, save_weights
+from sublayer.checkpoint import load_model, load_weights, save_model, save_weights
+from sublayer.data import DataConfig
 from sublayer.model import ModelConfig, Report, Transformer
 from sublayer.model.experts.exchange import counted_traffic, moved_bytes
 from sublayer.model.experts.parallel import distribute_experts, divided, full_state_dict, gathered, own_part
@@ -120,6 +121,11 @@ def saved(rank: int, folder: Path, divided_on: int) -> None:
     written = load_weights(folder)
     assert written.keys() == single.keys()
     assert all(torch.equal(written[name], tensor) for name, tensor in single.items())
+
+    save_model(folder / "whole", model, DataConfig(tokenizer="bytes").tokenizer.build(lambda: iter(())))
+    dist.barrier()
+    loaded, _ = load_model(folder / "whole")
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in single.items())
 
     other = Transformer(config(), seed=8)
     distribute_experts(other, mesh["experts"])
