@@ -13,6 +13,8 @@ PAPERS = {
     "gpt2": 124_439_808,
     "llama": 8_030_261_248,
     "mistral": 7_241_732_096,
+    "mixtral": 46_702_792_704,
+    "olmoe": 6_919_161_856,
     "bloom": 559_214_592,
     "t5-small": 60_506_624,
     "bert-base": 109_514_298,  # with the head that predicts masked tokens
@@ -36,12 +38,27 @@ def test_every_preset_is_legal_and_checked(name: str) -> None:
 
 
 def test_there_is_a_small_one_for_each() -> None:
-    assert {name.removesuffix("-mini") for name in MINIS} >= {"gpt2", "llama", "bloom", "mistral", "transformer"}
+    assert {name.removesuffix("-mini") for name in MINIS} >= {
+        "gpt2",
+        "llama",
+        "bloom",
+        "mistral",
+        "mixtral",
+        "transformer",
+    }
     for name in MINIS:
-        assert sl.check(read_preset(name)).parameters.total < 1.3e6
+        assert sl.check(read_preset(name)).parameters.active < 1.4e6
 
 
-@pytest.mark.parametrize("name", ["llama-mini", "mistral-mini"])
+def test_of_all_experts_few_are_active() -> None:
+    told = sl.check(read_preset("mixtral"))
+    assert told.parameters.active == 12_879_925_248
+    # Six of eight experts of three matrices in each of 32 layers are left out, forward and backward.
+    idle = 6 * 32 * 3 * (2 * 3 * 4096 * 14336)
+    assert told.flops_per_token.training_all_experts == told.flops_per_token.training + idle
+
+
+@pytest.mark.parametrize("name", ["llama-mini", "mistral-mini", "mixtral-mini"])
 def test_a_small_one_has_the_parts_of_the_large(name: str) -> None:
     large, small = (sl.check(read_preset(each)).layers[0] for each in (name.removesuffix("-mini"), name))
     for field in ("position", "feed_forward", "residual", "norm"):

@@ -26,6 +26,7 @@ PAGES = (
     "docs/objectives.md",
     "docs/generation.md",
     "docs/check.md",
+    "docs/experts.md",
     "docs/routing.md",
     "docs/parts.md",
     "docs/architecture.md",

@@ -80,7 +80,7 @@ def _table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
 def _layers(check: Check) -> Table:
     table = _table("layers", "layer", "attention", "position", "feed-forward", "parameters", "cache")
     for layer in check.encoder_layers:
-        activation = _part(layer.feed_forward, "activation", "d_ff")
+        activation = _feed_forward(layer.feed_forward)
         attention, position = _attention(layer.attention), _part(layer.position)
         table.add_row(f"encoder {_numbers(layer)}", attention, position, activation, _parameters(layer), "")
     for layer in check.layers:
@@ -90,7 +90,7 @@ def _layers(check: Check) -> Table:
             ("decoder " if check.encoder_layers else "") + _numbers(layer),
             _attention(layer.attention) + (f"; to the source, {_attention(across)}" if across else ""),
             _part(layer.position),
-            _part(layer.feed_forward, "activation", "d_ff"),
+            _feed_forward(layer.feed_forward),
             _parameters(layer),
             _keeps(layer) + exact,
         )
@@ -123,6 +123,8 @@ def _costs(check: Check) -> Table:
         row += f" behind a source of {flops.source_length:,}"
     table.add_row("FLOPs a token, training", _short(flops.training), f"with every pair of {row}")
     table.add_row("", _short(flops.training_visible), "with the pairs in sight only")
+    if flops.training_all_experts != flops.training:
+        table.add_row("", _short(flops.training_all_experts), "if every token went to all experts, with every pair")
     for length, value in flops.decoding_by_length.items():
         first = length == next(iter(flops.decoding_by_length))
         table.add_row("FLOPs a token, decoding" if first else "", _short(value), f"behind {length - 1:,} others")
@@ -202,6 +204,16 @@ def _attention(part: Mapping[str, Any]) -> str:
         words.append(_part(part["pattern"], "size"))
         if part["pattern"].get("sinks"):
             words[-1] += f" and the first {part['pattern']['sinks']}"
+    return "; ".join(words)
+
+
+def _feed_forward(part: Mapping[str, Any]) -> str:
+    if "n_experts" not in part:
+        return _part(part, "activation", "d_ff")
+    of = f"{part['top_k']} of {part['n_experts']}" if part["top_k"] else str(part["n_experts"])
+    words = [f"{of} experts, {_part(part['expert'], 'activation', 'd_ff')}", _part(part["router"])]
+    if part["shared"]:
+        words.insert(1, f"{part['shared']['n_experts']} shared")
     return "; ".join(words)
 
 

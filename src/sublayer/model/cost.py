@@ -55,6 +55,7 @@ class LayerCost:
         source_flops: forward FLOPs that a token of the source costs here, in a cross-attention.
         across_flops: forward FLOPs that a query and a token of the source cost.
         fixed_flops: of `pair_flops`, those of products with numbers that have no gradient.
+        idle_flops: forward FLOPs that a token would cost besides if it went to all experts.
     """
 
     config: LayerConfig
@@ -67,6 +68,7 @@ class LayerCost:
     source_flops: float = 0.0
     across_flops: int = 0
     fixed_flops: int = 0
+    idle_flops: float = 0.0
 
     def keys(self, length: int, pairs: Pairs) -> float:
         """Keys that a query of a document of this length meets, on average."""
@@ -114,6 +116,12 @@ class ModelCost:
         if source_length:
             fixed += _fixed_flops(self.encoder_layers, source_length, pairs) * source_length / length
         return (1 + BACKWARD) * self.forward_flops(length, pairs, source_length) - fixed
+
+    def idle_flops(self, length: int, source_length: int = 0) -> float:
+        """FLOPs a token that training would cost besides if each token went to all experts; as `forward_flops`."""
+        own = sum(layer.idle_flops for layer in self.layers)
+        of_source = sum(layer.idle_flops for layer in self.encoder_layers) * source_length / length
+        return (1 + BACKWARD) * (own + of_source)
 
     def decoding_flops(self, length: int, source_length: int = 0) -> float:
         """FLOPs of decoding one token that is the `length`th of its text: every key in the caches is met."""
@@ -197,6 +205,7 @@ def _layer_cost(stack: Stack, number: int, layer: LayerConfig, shape: StackShape
         pair_flops=layer.attention.pair_flops() + by_position,
         decoding_pair_flops=layer.attention.decoding_pair_flops() + by_position,
         fixed_flops=maps * layer.position.fixed_flops(heads),
+        idle_flops=sum(part.idle_flops(_shapes(module)) for part, module in parts),
         pattern=layer.attention.seen(shape.direction),
         source_flops=source_flops,
         across_flops=0 if across is None else across.pair_flops(),

@@ -150,6 +150,12 @@ class ModelPart(PartConfig):
         """
         return sum(2 * math.prod(shape) * self.active_share(name) for name, shape in weights.items() if len(shape) > 1)
 
+    def idle_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
+        """FLOPs that a token would cost besides, in the forward pass, if it used all parameters; as `token_flops`."""
+        return sum(
+            2 * math.prod(shape) * (1 - self.active_share(name)) for name, shape in weights.items() if len(shape) > 1
+        )
+
     def in_layer(self, layer: int, shape: StackShape) -> "ModelPart":
         """The part that layer number `layer` has, where this one is chosen for all layers.
 

@@ -26,6 +26,7 @@ class FlopsPerToken:
         training: forward and backward, with the scores of every query-key pair of a row; of an encoder_decoder, a token
             of what the decoder reads, with its part of what the encoder costs.
         training_visible: the same, with those pairs only that the patterns show.
+        training_all_experts: `training`, if each token went to all experts: as a dense model with all parameters.
         training_length: tokens a row, of what the decoder reads where there is a source.
         source_length: tokens of the source, in training and decoding; 0 without.
         decoding: of the last token of the longest text in `decoding_by_length`; None when the model does not decode.
@@ -34,6 +35,7 @@ class FlopsPerToken:
 
     training: float
     training_visible: float
+    training_all_experts: float
     training_length: int
     source_length: int
     decoding: float | None
@@ -127,6 +129,7 @@ def checked(subject: Subject, measure: bool = False) -> Check:
             training = training_memory(run.model, run.training, rows, device, dtype)
         except NotRehearsed as error:
             unknown = f"a part of the model looks at numbers, which are not there before it runs ({error})"
+    training_flops = costs.training_flops(rows.length, "all", source_length)
     weights = costs.parameters.total * dtype.itemsize
     states = {length: Held(model.init_state(1, length, dtype=dtype), source_length) for length in lengths}
     config, found = subject.model, Layers(subject, rows, device, dtype)
@@ -138,8 +141,9 @@ def checked(subject: Subject, measure: bool = False) -> Check:
         dtype=str(dtype).removeprefix("torch."),
         parameters=costs.parameters,
         flops_per_token=FlopsPerToken(
-            training=costs.training_flops(rows.length, "all", source_length),
+            training=training_flops,
             training_visible=costs.training_flops(rows.length, "visible", source_length),
+            training_all_experts=training_flops + costs.idle_flops(rows.length, source_length),
             training_length=rows.length,
             source_length=source_length,
             decoding=None if longest is None else by_length[longest],

@@ -7,6 +7,7 @@ import yaml
 
 from sublayer.errors import ConfigError
 from sublayer.model import ModelConfig
+from sublayer.model.resolution import LAYER_FIELDS, LayerConfig
 from sublayer.run import read_config
 from tests.properties.composition import as_yaml
 from tests.properties.statement import Subject, statement
@@ -33,7 +34,9 @@ def one_sided(config: ModelConfig) -> bool:
 def a_part_for_one_kind_of_stack_is_refused_in_the_other(subject: Subject, dice: random.Random) -> None:
     tree = subject.config.tree()
     tree["stack"] = "encoder" if subject.config.stack == "decoder" else "decoder"
-    parts = [part for layer in subject.config.all_layers() for _, part in layer.parts()]
+    # Those of all layers too where each layer has another one.
+    base = LayerConfig(**{name: getattr(subject.config, name) for name in LAYER_FIELDS})
+    parts = [part for layer in (base, *subject.config.all_layers()) for _, part in layer.parts()]
     named = [f"'{part.kind_name()}' is not defined" for part in parts if len(part.directions) == 1]
     with pytest.raises(ConfigError, match=r"^[^\n]*\.$") as refused:
         ModelConfig.parse(tree)

@@ -203,12 +203,11 @@ class ExpertsConfig(FeedForwardConfig):
     def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
         """As of any part; where experts read mixtures, of documents with as many tokens as there are mixtures."""
         flops = self.router.token_flops(_below("router.", weights))
-        for name, size in weights.items():
-            if name.startswith("experts.") and not name.endswith("_bias"):
-                flops += 2 * math.prod(size) * max(1, self.chosen) / self.n_experts
-            elif name.startswith("shared"):
-                flops += super().token_flops({name: size})
-        return flops
+        flops += super().token_flops({name: size for name, size in weights.items() if name.startswith("shared")})
+        return flops + _product_flops(weights) * max(1, self.chosen) / self.n_experts
+
+    def idle_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
+        return _product_flops(weights) * (1 - self.chosen / self.n_experts) if self.chosen else 0.0
 
     def build(self, shape: StackShape) -> "Mixture":
         return Mixture(self, shape)
@@ -300,6 +299,11 @@ class Mixture(Sublayer):
 
     def initial_values(self) -> Mapping[str, Rule]:
         return {"shared_gate.weight": Normal(self._std)}
+
+
+def _product_flops(weights: Mapping[str, tuple[int, ...]]) -> float:
+    """FLOPs of a token that goes to all experts."""
+    return sum(2 * math.prod(size) for name, size in weights.items() if name.startswith("experts.") and len(size) == 3)
 
 
 def _below(prefix: str, values: Mapping[str, V]) -> dict[str, V]:
