@@ -1,5 +1,6 @@
 """`sublayer upcycle`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,8 @@ def upcycle(
 ) -> None:
     """Make a trained dense model one with experts, which computes the same and then learns on.
 
-    Train it with `sublayer train training.init_from=OUT`.
+    Train it on with `sublayer train CONFIG 'model={}' training.init_from=OUT`: with the data and the training of a config,
+    and this model.
     """
     from rich.console import Console
 
@@ -51,4 +53,7 @@ def upcycle(
         markup=False,
         soft_wrap=True,
     )
-    console.print(f"  sublayer train training.init_from={out}", highlight=False, markup=False, soft_wrap=True)
+    config = dense / "config.yaml"
+    source = f"{shlex.quote(str(config))} 'model={{}}' " if config.is_file() else ""
+    command = f"  sublayer train {source}{shlex.quote(f'training.init_from={out}')}"
+    console.print(command, highlight=False, markup=False, soft_wrap=True)
