@@ -22,8 +22,7 @@ def upcycle(
 ) -> None:
     """Make a trained dense model one with experts, which computes the same and then learns on.
 
-    Train it on with `sublayer train CONFIG 'model={}' training.init_from=OUT`: with a config's data and training, and this
-    model.
+    Train it on with a config's data and training: `sublayer train CONFIG 'model={}' training.init_from=OUT`.
     """
     from rich.console import Console
 
