@@ -62,6 +62,21 @@ def test_the_next_command_works(
     assert run(capsys, *shlex.split(commands[0])[1:])
 
 
+def test_a_run_with_experts_names_the_report_of_its_routing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "notes").mkdir()
+    for number in range(30):
+        (tmp_path / "notes" / f"{number}.md").write_text(f"about {number} things, one by one. " * 4)
+    own = ["data.sources=[{kind: text, path: notes}]", "model.feed_forward=experts"]
+    told = run(capsys, "train", *SMALL, *own, "--out", "runs/a")
+    assert "experts over the last " in told
+    (command,) = (line.strip() for line in told.splitlines() if line.strip().startswith("sublayer routing "))
+    assert "pictures: runs/a/routing.html" in run(capsys, *shlex.split(command)[1:])
+
+
 def test_a_run_whose_sample_does_not_fit_is_told_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,8 @@ def show_summary(run: Run, console: Console) -> None:
     """Print the summary of a finished run."""
     console.print()
     console.print(_table(run))
-    if (experts := experts_table(run.directory)) is not None:
+    experts = experts_table(run.directory)
+    if experts is not None:
         console.print()
         console.print(experts)
         console.print()
@@ -69,6 +70,7 @@ def show_summary(run: Run, console: Console) -> None:
     more = 2 * run.config.training.steps
     for command in (
         _use(run, where, first),
+        *([f"sublayer routing {where}"] if experts is not None else []),
         f"sublayer train --resume --out {where} training.steps={more}",
         f"sublayer train {where}/config.yaml model.position=alibi --out {where}-alibi",
         f"tensorboard --logdir {where}/tensorboard",
