@@ -3,15 +3,17 @@
 import random
 
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from sublayer.model import ModelConfig
 from tests.properties.composition import compositions, law
-from tests.properties.statement import Subject
+from tests.properties.statement import Subject, alone
 from tests.properties.statements.decoding import Game, Style, limit_of
 
 
 def play(composition: ModelConfig, seed: int, n_moves: int) -> None:
+    assume(alone(composition))
     dice = random.Random(seed)
     style = Style(*(dice.random() < 0.5 for _ in range(3)))
     with torch.no_grad():

@@ -28,7 +28,8 @@ def in_isolation(composition: ModelConfig, layout: Layout) -> tuple[Tensor, Tens
         x = model.embedding(tokens, layout.resolved(tokens.shape[1], model.device), stack.position(0))
         for number, block in enumerate(stack.blocks):
             own = layout.resolved(tokens.shape[1], model.device)
-            x, _ = block(x, Context(own, Span.within(own, layout.plain), stack.position(number), source))
+            span = Span.within(own, layout.plain)
+            x, _ = block(x, Context(own, span, stack.position(number), source, tokens_BT=tokens))
         return stack.normalised(x)
 
     source = None
