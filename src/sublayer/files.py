@@ -19,8 +19,11 @@ def written_aside(target: Path) -> Iterator[Path]:
     Works for a file or a directory; an existing `target` is replaced.  The data is on the disk before the rename.
 
     Raises:
-        RunError: when the disk is full or the place cannot be written; `target` is as it was before.
+        RunError: when the disk is full, the place cannot be written, or a device or a pipe is there; `target` is as it
+            was before.
     """
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise RunError(f"{target} is no file that could be replaced, but a device or a pipe; name another place.")
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         remove(aside)

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import sublayer as sl
+from sublayer.checkpoint import save_model
 from sublayer.cli import main
 from sublayer.cli.routing_figures import notes as notes_on
 from sublayer.measures.routing import measure_routing
@@ -78,6 +79,23 @@ def test_what_is_told_of_a_run(made: Path, tmp_path: Path, capsys: pytest.Captur
     before = page.read_bytes()
     run(capsys, made / "run", "--out", page)
     assert page.read_bytes() == before
+
+
+def test_nothing_is_cut_off_on_80_columns(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, tokenizer = sl.load(made / "run")
+    values = {"vocab_size": tokenizer.vocab_size, "d_model": 16, "n_layers": 1, "stack": "encoder_decoder"}
+    own = {"feed_forward": {"router": "expert_choice"}}
+    config = sl.ModelConfig.parse({**values, "attention": {"n_heads": 2}, "feed_forward": EXPERTS, "encoder": own})
+    save_model(tmp_path / "model", sl.Transformer(config), tokenizer)
+    out = run(capsys, tmp_path / "model", "--text", made / "words", "--text", made / "numbers", "--tokens", "64")
+    for words in ("encoder 0  expert_choice   2 of 4", "what experts tell of the domain\nlayer "):
+        assert words in out, words
+    tables, tokens = out.split("tokens of which")
+    assert "…" not in tables
+    assert re.findall(r"^\d(?=  +\d+\.\d%)", tokens, re.MULTILINE) == ["0", "1", "2", "3"]
 
 
 def _loaded(picture: str) -> str:
@@ -157,8 +175,6 @@ def test_wrong_requests(made: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_models_whose_experts_are_not_chosen(
     feed_forward: Any, stack: str, why: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sublayer.checkpoint import save_model
-
     _, tokenizer = sl.load(made / "run")
     values = {"vocab_size": tokenizer.vocab_size, "d_model": 16, "n_layers": 1, "max_length": 32, "stack": stack}
     config = sl.ModelConfig.parse({**values, "attention": {"n_heads": 2}, "feed_forward": feed_forward})

@@ -27,7 +27,8 @@ def show_routing(report: RoutingReport, console: Console) -> None:
     last = report.layers[-1]
     tables = {
         "load": _load(report),
-        "what experts tell of the domain, and of the token's id": _specialisation(report),
+        "what experts tell of the domain": _specialisation(report, lambda layer: layer.domains.information),
+        "what experts tell of the token's id": _specialisation(report, lambda layer: layer.vocabulary.information),
         "experts together, of the tokens of the first one": _together(report),
         "choices as at the end of training": _saturation(report),
         f"tokens of which an expert of layer {last.label} has the most": _tokens(report, last),
@@ -101,6 +102,7 @@ def _listed(numbers: Sequence[int]) -> str:
 def _load(report: RoutingReport) -> Table:
     columns = ("layer", "router", "experts", "MaxVio", "floor", "dead", "entropy", "of a token", "margin")
     table = _table(*columns, left=2)
+    table.columns[1].no_wrap = True
     for layer in report.layers:
         most = math.log(layer.n_experts) if layer.n_experts > 1 else 1.0
         table.add_row(
@@ -116,20 +118,13 @@ def _load(report: RoutingReport) -> Table:
     return table
 
 
-def _specialisation(report: RoutingReport) -> Table:
-    by = ("shuffled", "of most", "p")
-    table = _table("layer", "domain: nats", *by, "id: nats", *by)
+def _specialisation(report: RoutingReport, of: Callable[[LayerRouting], Information | None]) -> Table:
+    table = _table("layer", "nats", "shuffled", "of most", "p")
     for layer in report.layers:
-        told = layer.domains.information
-        table.add_row(layer.label, *_information(told), *_information(layer.vocabulary.information))
+        if (told := of(layer)) is not None:
+            interval = f"{told.low:.4f}–{told.high:.4f}"
+            table.add_row(layer.label, f"{told.nats:.4f}", interval, f"{told.share:.1%}", f"{told.p:.3f}")
     return table
-
-
-def _information(told: Information | None) -> list[str]:
-    if told is None:
-        return ["", "", "", ""]
-    interval = f"{told.low:.4f}–{told.high:.4f}"
-    return [f"{told.nats:.4f}", interval, f"{told.share:.1%}", f"{told.p:.3f}"]
 
 
 def _together(report: RoutingReport) -> Table:
@@ -158,19 +153,21 @@ def _saturation(report: RoutingReport) -> Table:
 def _tokens(report: RoutingReport, layer: LayerRouting) -> Table:
     table = _table("expert", "of all tokens", "tokens, and how often it has them", left=3)
     for expert, some in enumerate(layer.vocabulary.specialised[:MOST_EXPERTS]):
-        named = Text("  ".join(f"‹{report.words(one.token)}› {one.share:.0%}" for one in some[:MOST_TOKENS]))
+        told = "  ".join(f"‹{report.words(one.token)}› {one.share:.0%}" for one in some[:MOST_TOKENS])
+        # Cut here, and not by the column: a table that is too wide takes from columns that wrap, down to nothing.
+        named = Text(told, no_wrap=True, overflow="ellipsis")
         table.add_row(str(expert), f"{layer.vocabulary.share_E[expert]:.1%}", named)
     for column in table.columns[:-1]:
-        column.min_width = len(str(column.header))
-    table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
+        column.no_wrap = True
     return table
 
 
 def _table(*columns: str, left: int = 1) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for number, column in enumerate(columns):
         right = number >= left
         table.add_column(
             column, style="" if number else "bold", header_style="dim", justify="right" if right else "left"
         )
+    table.columns[0].no_wrap = True  # what is too wide for a line wraps the words above figures
     return table

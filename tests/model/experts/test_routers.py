@@ -168,6 +168,11 @@ def test_a_token_s_id_says_its_experts_and_each_layer_has_another_table() -> Non
     assert not torch.equal(again["layers.0.feed_forward.chosen"], chosen[0])
 
 
+def test_a_hash_has_any_seed() -> None:
+    options = {"kind": "hash", "seed": 10**30}
+    assert model(router=options)(torch.arange(8)[None]).logits.isfinite().all()
+
+
 def test_hashes_spread_tokens_evenly() -> None:
     module = router(model(router="hash", n_experts=16, top_k=2))
     ids = torch.arange(32_000)[None]

@@ -105,7 +105,7 @@ class ExpertsConfig(FeedForwardConfig):
         top_k = self.chosen
         if top_k > self.n_experts:
             raise ValueError(f"top_k ({top_k}) is more than n_experts ({self.n_experts}); lower it")
-        self._check_use_of_every()
+        self._check_dense()
         try:
             router = self.router.settled(shape, self.n_experts, top_k)
         except ValueError as error:
@@ -160,8 +160,15 @@ class ExpertsConfig(FeedForwardConfig):
                 f"expert_dropout has no effect with '{router.kind_name()}', where no other expert could take a token; "
                 "leave it out"
             )
+        if self.expert_dropout and self.chosen == self.n_experts:
+            raise ValueError(
+                f"expert_dropout has no effect, as every token needs all {self.n_experts} experts; leave it out, or "
+                "lower top_k"
+            )
 
-    def _check_use_of_every(self) -> None:
+    def _check_dense(self) -> None:
+        if isinstance(self.dense, ExpertsConfig):
+            raise ValueError("dense is what layers without experts have, and cannot be 'experts'; choose another")
         if self.dense is not None and self.first_dense == 0 and self.every == 1:
             raise ValueError(
                 "dense has no effect, as every layer has experts; leave it out, or set first_dense or every"
@@ -175,7 +182,7 @@ class ExpertsConfig(FeedForwardConfig):
         """
         router = self.router
         if self.balance is None:
-            return (LoadConfig(),) if "load" in router.balances else ()
+            return (LoadConfig(),) if "load" in router.balances and top_k < self.n_experts else ()
         labels = [balance.label for balance in self.balance]
         for balance in self.balance:
             name = balance.kind_name()

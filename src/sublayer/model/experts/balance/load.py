@@ -35,6 +35,10 @@ class LoadConfig(BalanceConfig):
     micro-batches and ranks (with several micro-batches, a pass without gradients counts them first); or each row by
     itself."""
 
+    def check(self, n_experts: int, top_k: int) -> None:
+        if top_k >= n_experts:
+            raise ValueError(f"every token goes to all {n_experts} experts, so their load is equal; leave load out")
+
     @property
     def label(self) -> str:
         return {"micro_batch": "load", "global_batch": "global_load", "sequence": "sequence_load"}[self.scope]

@@ -34,7 +34,7 @@ class Hash(Router):
 
     def __init__(self, config: HashConfig, layer: int, team: Team) -> None:
         super().__init__(team)
-        self._salt = int(_mixed(_mixed(torch.tensor(config.seed, device="cpu")) + layer))
+        self._salt = int(_mixed(_mixed(torch.tensor(config.seed & _MOST, device="cpu")) + layer))
 
     def route(self, x_ND: Tensor, places: Places) -> Routing:
         assert places.tokens_BT is not None, "the tokens' ids must be given"

@@ -74,6 +74,11 @@ class TopKConfig(RouterConfig):
             raise ValueError(f"groups ({self.groups}) does not divide n_experts ({n_experts}); choose a divisor")
         if self.kept_groups > self.groups:
             raise ValueError(f"kept_groups ({self.kept_groups}) is more than there are groups ({self.groups})")
+        if self.kept_groups == self.groups:
+            raise ValueError(
+                f"groups and kept_groups have no effect when all {self.groups} groups are kept; lower kept_groups, or "
+                "leave both out"
+            )
         size = n_experts // self.groups
         if top_k > self.kept_groups * size:
             raise ValueError(
