@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
 from sublayer.config import Config
+from sublayer.model.experts import ExpertsConfig
 from sublayer.registry import PartConfig, Registry
 
 T = TypeVar("T")
@@ -106,11 +107,14 @@ class Choices:
     def _suited(self, path: str, values: dict[str, Any]) -> dict[str, Any]:
         """Experts with what has an effect with their router."""
         registry = Registry.families["router"]
-        router = registry[registry.expand(values["router"])["kind"]]
+        chosen = registry.expand(values["router"])
+        router = registry[chosen["kind"]]
+        n_experts = values.get("n_experts", ExpertsConfig.model_fields["n_experts"].default)
+        top_k = values.get("top_k") or min(2, n_experts)
         idle = {
             "balance": not router.balances,
             "capacity": router.chooses != "token",
-            "expert_dropout": not router.scores,
+            "expert_dropout": not router.model_validate(chosen).spares(n_experts, top_k),
             "top_k": router.chooses == "none",
         }
         return {name: value for name, value in values.items() if not idle.get(name)}

@@ -54,6 +54,10 @@ class Sublayer(nn.Module):
     """Names of parameters that are no maps from hidden features to hidden features, though they are matrices, such as
     classifiers: optimizers for hidden matrices leave them to another one.  Any module may have this."""
 
+    stacked_vectors: ClassVar[tuple[str, ...]] = ()
+    """Names of parameters that are a vector for each of several parts alike, such as the biases of experts [E, F]:
+    optimizers take them for vectors and not for a matrix.  Any module may have this."""
+
     joined: Callable[[Tensor], Sequence[Tensor]] | None = None
     """That product, when packed: the outputs in the same order."""
 

@@ -8,6 +8,8 @@ from sublayer.errors import ConfigError
 from sublayer.model import Layout, Transformer
 from sublayer.model.cost import cost
 from sublayer.model.experts import Mixture
+from sublayer.model.experts.capacity import CapacityConfig
+from sublayer.model.experts.routing import Routing
 from sublayer.model.feed_forward.gated import Gated
 from tests.model.experts.models import config, mixture, model, tokens
 
@@ -125,6 +127,21 @@ def test_an_expert_takes_no_more_than_its_capacity_and_the_rest_is_counted(drop:
         assert set(kept.token_M[there & (kept.expert_M == expert)].tolist()) == set(expected.tolist())
 
 
+@pytest.mark.parametrize(
+    ("factor", "n_experts", "n_tokens", "limit"),
+    [(0.3, 2, 100, 15), (1.1, 3, 330, 121), (0.2, 3, 45, 3), (7 / 3, 7, 21, 7), (1e-9, 2, 10, 1), (1e30, 2, 10, 10)],
+)
+def test_a_capacity_is_exact(factor: float, n_experts: int, n_tokens: int, limit: int) -> None:
+    capacity = CapacityConfig(factor=factor).build()
+    token_N = torch.arange(n_tokens)
+    for expert_N in (token_N % n_experts, torch.zeros_like(token_N)):
+        routing = Routing.by_token(expert_N[:, None], torch.ones(n_tokens, 1))
+        kept, dropped = capacity.kept(routing, n_experts, None, training=True)
+        load = torch.bincount(kept.expert_M[kept.weight_M > 0], minlength=n_experts)
+        assert torch.equal(load, routing.load_E(n_experts, None).clamp(max=limit))
+        assert int(dropped) == n_tokens - int(load.sum())
+
+
 def test_dropped_tokens_pass_by_and_their_gradient_too() -> None:
     transformer = model(n_layers=1, n_experts=2, top_k=1, capacity={"factor": 0.1}, balance="none")
     box = mixture(transformer)
@@ -189,6 +206,18 @@ def test_however_many_are_left_out_a_token_has_its_k() -> None:
         assert int((load > 0).sum()) == 3
 
 
+@pytest.mark.parametrize(("top_k", "kept_groups"), [(1, 1), (2, 1), (3, 2)])
+def test_of_groups_too_a_token_has_its_k_in_the_groups_that_it_keeps(top_k: int, kept_groups: int) -> None:
+    router = {"groups": 4, "kept_groups": kept_groups, "scoring": "sigmoid", "renormalise": False}
+    transformer = model(n_layers=1, n_experts=12, top_k=top_k, expert_dropout=0.6, router=router)
+    x, name = tokens(4, 32), "layers.0.feed_forward.chosen"
+    for _ in range(20):
+        chosen_NE = transformer(x, want=["routing"]).report.routing[name].flatten(0, 1)
+        assert int(chosen_NE.any(0).sum()) < 12
+        assert (chosen_NE.sum(1) == top_k).all()
+        assert (chosen_NE.view(-1, 4, 3).any(2).sum(1) <= kept_groups).all()
+
+
 def test_hidden_dropout_inside_experts_is_the_expert_s_own() -> None:
     transformer = model(n_layers=1, expert={"kind": "gated", "dropout": 0.5}, balance="none")
     x = tokens(2, 16)
@@ -230,6 +259,15 @@ def test_an_encoder_decoder_has_experts_on_both_sides() -> None:
     names = {f"{side}layers.{layer}.feed_forward.load" for side in ("", "encoder.") for layer in range(2)}
     assert set(out.losses) == names | {"cross_entropy"}
     assert int(out.report.counts["encoder.layers.0.feed_forward.tokens"]) == 12
+
+
+def test_an_encoder_that_stays_as_it_is_tells_nothing() -> None:
+    transformer = model("encoder_decoder")
+    assert transformer.encoder is not None
+    transformer.encoder.eval()
+    x = tokens(2, 8)
+    out = transformer(x, source=x, targets=x)
+    assert set(out.losses) == {"cross_entropy", "layers.0.feed_forward.load", "layers.1.feed_forward.load"}
 
 
 # Costs
@@ -274,6 +312,11 @@ def test_512_experts_of_one_layer_compute() -> None:
         ("encoder", {"router": "expert_choice", "capacity": {}}, "capacity has no effect"),
         ("decoder", {"capacity": {"evaluation_factor": 1, "drop": "least_weight"}}, "depend on what follows them"),
         ("decoder", {"router": "hash", "expert_dropout": 0.1}, "expert_dropout has no effect"),
+        (
+            "decoder",
+            {"top_k": 3, "router": {"groups": 4, "kept_groups": 2}, "expert_dropout": 0.1},
+            "expert_dropout has no effect",
+        ),
         ("decoder", {"router": "hash", "balance": "load"}, "'load' has nothing to act on"),
         ("encoder", {"router": "expert_choice", "balance": "load"}, "choose z_loss"),
         ("decoder", {"balance": "smooth_load"}, "'smooth_load' has nothing to act on with the router 'top_k'"),

@@ -100,15 +100,23 @@ def test_adamw_is_the_algorithm_with_decay_on_matrices_only(build: Any) -> None:
     assert_close(values(model), expected)
 
 
-def test_norms_and_biases_are_spared_and_embeddings_are_not() -> None:
-    model = transformer()
+@pytest.mark.parametrize("kind", [AdamWConfig, MuonConfig])
+def test_norms_and_biases_are_spared_and_embeddings_are_not(kind: Any) -> None:
+    expert = {"kind": "gated", "bias": True}
+    model = transformer(feed_forward={"kind": "experts", "n_experts": 3, "expert": expert, "router": {"bias": True}})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
     before = values(model)
-    optimizer = AdamWConfig(lr=0.1, weight_decay=0.5).build(model)
+    adamw = AdamWConfig(lr=0.1, weight_decay=0.5)
+    optimizer = (adamw if kind is AdamWConfig else MuonConfig(lr=0.1, weight_decay=0.5, adamw=adamw)).build(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step(1.0)
     for name, value in values(model).items():
-        torch.testing.assert_close(value, before[name] * (0.95 if value.ndim >= 2 else 1.0))
+        matrix = value.ndim >= 2 and not name.endswith("_bias")
+        torch.testing.assert_close(value, before[name] * (0.95 if matrix else 1.0))
+    assert before["blocks.0.feed_forward.experts.up_bias"].ndim == 2
     assert any(value.ndim == 1 for value in before.values())
     assert before["embedding.weight"].ndim == 2
 

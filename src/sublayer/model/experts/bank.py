@@ -33,8 +33,8 @@ class Bank(Packable):
         n_experts: how many there are.
     """
 
-    no_hidden_matrices: ClassVar[tuple[str, ...]] = ("gate_bias", "up_bias", "down_bias")
-    """A vector for each expert.  (See `Sublayer.no_hidden_matrices`.)"""
+    stacked_vectors: ClassVar[tuple[str, ...]] = ("gate_bias", "up_bias", "down_bias")
+    """One for each expert.  (See `Sublayer.stacked_vectors`.)"""
 
     def __init__(self, config: DenseConfig | GatedConfig, shape: StackShape, n_experts: int) -> None:
         super().__init__()

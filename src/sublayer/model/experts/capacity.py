@@ -3,9 +3,9 @@
 Shapes: N tokens, E experts, M assignments.
 """
 
-import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from fractions import Fraction
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,18 +28,23 @@ class CapacityConfig(Config):
     (Riquelme et al. 2021, section 2.4)."""
 
     def build(self) -> "Capacity":
-        return Capacity(self.factor, self.evaluation_factor, self.drop)
+        evaluation_factor = None if self.evaluation_factor is None else _fraction(self.evaluation_factor)
+        return Capacity(_fraction(self.factor), evaluation_factor, self.drop)
+
+
+Ratio = tuple[int, int]
+"""Numerator and denominator."""
 
 
 @dataclass(frozen=True)
 class Capacity:
     """Drops assignments beyond what experts take."""
 
-    factor: float
-    evaluation_factor: float | None
+    factor: Ratio
+    evaluation_factor: Ratio | None
     drop: Literal["last", "least_weight"]
 
-    def in_use(self, training: bool) -> float | None:
+    def in_use(self, training: bool) -> Ratio | None:
         """The factor; None without a limit."""
         return self.factor if training else self.evaluation_factor
 
@@ -55,12 +60,12 @@ class Capacity:
             return routing, None
         valid_M = torch.ones_like(routing.expert_M, dtype=torch.bool) if valid_N is None else valid_N[routing.token_M]
         first_M = _first(routing, valid_M, self.drop)
-        limit = (factor / n_experts * valid_M.sum()).ceil()
+        limit = _taken(valid_M.sum(), factor, n_experts)
         kept_M = valid_M & (_rank(routing.expert_M, first_M, n_experts) < limit)
         dropped = (valid_M & ~kept_M).sum()
         weight_M = routing.weight_M.where(kept_M, routing.weight_M.new_zeros(()))
         # Kept ones to the front, as many as there can be; what is left over weighs nothing.
-        most = min(n_assignments, n_experts * math.ceil(factor * n_assignments / n_experts))
+        most = min(n_assignments, n_experts * _taken(n_assignments, factor, n_experts))
         chosen = (~kept_M).long().argsort(stable=True)[:most].sort().values
         fewer = len(chosen) < n_assignments
         kept = replace(
@@ -71,6 +76,24 @@ class Capacity:
             top_k=None if fewer else routing.top_k,
         )
         return kept, dropped
+
+
+Number = TypeVar("Number", int, Tensor)
+
+
+def _taken(n_assignments: Number, factor: Ratio, n_experts: int) -> Number:
+    """⌈factor · assignments / experts⌉, in whole numbers: rounded, 0.3 · 100 / 2 is more than 15."""
+    return -(-n_assignments * factor[0] // (factor[1] * n_experts))
+
+
+def _fraction(factor: float) -> Ratio:
+    """The number as it was written: 0.3 is 3/10, and 2.3333333333333335 is 7/3."""
+    fraction = Fraction(str(min(factor, MOST_FACTOR))).limit_denominator(MOST_DENOMINATOR)
+    return max(fraction, Fraction(1, MOST_DENOMINATOR)).as_integer_ratio()
+
+
+MOST_DENOMINATOR, MOST_FACTOR = 10**6, 1024
+"""Products with numbers of tokens fit into 64 bits; and a factor of the number of experts limits nothing any more."""
 
 
 def _first(routing: Routing, valid_M: Tensor, drop: Literal["last", "least_weight"]) -> Tensor:

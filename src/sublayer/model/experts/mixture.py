@@ -110,6 +110,16 @@ class ExpertsConfig(FeedForwardConfig):
             router = self.router.settled(shape, self.n_experts, top_k)
         except ValueError as error:
             raise ValueError(f"router: {error}") from None
+        if self.expert_dropout and top_k == self.n_experts:
+            raise ValueError(
+                f"expert_dropout has no effect, as every token needs all {self.n_experts} experts; leave it out, or "
+                "lower top_k"
+            )
+        if self.expert_dropout and not router.spares(self.n_experts, top_k):
+            raise ValueError(
+                f"expert_dropout has no effect with this '{router.kind_name()}', where no other expert could take a "
+                "token; leave it out"
+            )
         expert = as_expert(self.expert)
         if expert.d_ff is None:
             together = max(1, top_k + (self.shared.n_experts if self.shared is not None else 0))
@@ -154,16 +164,6 @@ class ExpertsConfig(FeedForwardConfig):
             raise ValueError(
                 "capacity: which tokens weigh least would depend on what follows them, so in a decoder they cannot be "
                 "dropped outside of training; set drop: last, or leave evaluation_factor out"
-            )
-        if self.expert_dropout and not router.scores:
-            raise ValueError(
-                f"expert_dropout has no effect with '{router.kind_name()}', where no other expert could take a token; "
-                "leave it out"
-            )
-        if self.expert_dropout and self.chosen == self.n_experts:
-            raise ValueError(
-                f"expert_dropout has no effect, as every token needs all {self.n_experts} experts; leave it out, or "
-                "lower top_k"
             )
 
     def _check_dense(self) -> None:
@@ -292,7 +292,7 @@ class Mixture(Sublayer):
 
     def auxiliary(self, told: Report, scope: Scope | None = None) -> dict[str, Tensor]:
         losses = {}
-        for balance in self.losses:
+        for balance in self.losses if told.sums else ():  # none of an encoder in evaluation mode, say
             if scope is None or balance.meant_for == scope:
                 sums = _below(f"{balance.label}.", told.sums)
                 losses[balance.label] = balance.loss(sums, told.counts["load"], told.counts["tokens"])

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from sublayer.config import NonNegative, Positive
-from sublayer.training.optimizer.base import Named, Optimizer, OptimizerConfig, trained
+from sublayer.training.optimizer.base import Named, Optimizer, OptimizerConfig, said_of, trained
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -30,12 +30,13 @@ class AdamWConfig(OptimizerConfig):
     biases are spared."""
 
     def build(self, model: nn.Module) -> Optimizer:
-        return Optimizer([self.member(trained(model))])
+        return Optimizer([self.member(model, trained(model))])
 
-    def member(self, named: Named) -> tuple[torch.optim.Optimizer, list[str]]:
-        """The torch optimizer of these parameters, and their names in its order."""
-        matrices = [(name, parameter) for name, parameter in named if parameter.ndim >= 2]
-        vectors = [(name, parameter) for name, parameter in named if parameter.ndim < 2]
+    def member(self, model: nn.Module, named: Named) -> tuple[torch.optim.Optimizer, list[str]]:
+        """The torch optimizer of these parameters of a model, and their names in its order."""
+        spared = said_of(model, "stacked_vectors")
+        matrices = [(name, parameter) for name, parameter in named if parameter.ndim >= 2 and name not in spared]
+        vectors = [(name, parameter) for name, parameter in named if parameter.ndim < 2 or name in spared]
         groups = [
             {"params": [parameter for _, parameter in part], "weight_decay": decay}
             for part, decay in ((matrices, self.weight_decay), (vectors, 0.0))

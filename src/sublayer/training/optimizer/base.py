@@ -1,7 +1,7 @@
 """What an optimizer is to the training loop: steps at a share of its learning rates, and state by parameter name."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,3 +95,12 @@ class Optimizer:
 def trained(model: nn.Module) -> Named:
     """The parameters that are trained, by name."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def said_of(model: nn.Module, what: Literal["no_hidden_matrices", "stacked_vectors"]) -> frozenset[str]:
+    """The parameters of which the modules that they belong to say so (see `Sublayer`)."""
+    return frozenset(
+        f"{module_name}.{name}" if module_name else name
+        for module_name, module in model.named_modules()
+        for name in getattr(module, what, ())
+    )

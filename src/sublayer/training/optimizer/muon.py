@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sublayer.config import Count, Flag, NonNegative, Positive
 from sublayer.training.optimizer.adamw import AdamWConfig
-from sublayer.training.optimizer.base import Named, Optimizer, OptimizerConfig, trained
+from sublayer.training.optimizer.base import Named, Optimizer, OptimizerConfig, said_of, trained
 from sublayer.training.optimizer.batched_muon import BatchedMuon
 
 TOGETHER = 1 << 17
@@ -41,11 +41,11 @@ class MuonConfig(OptimizerConfig):
     """The optimizer of everything else."""
 
     def build(self, model: nn.Module) -> Optimizer:
-        others = said_otherwise(model)
+        others = said_of(model, "no_hidden_matrices") | said_of(model, "stacked_vectors")
         hidden = [(n, p) for n, p in trained(model) if is_hidden_matrix(n, p) and n not in others]
         names = {name for name, _ in hidden}
         rest = [(name, parameter) for name, parameter in trained(model) if name not in names]
-        members = [self.adamw.member(rest)] if rest else []
+        members = [self.adamw.member(model, rest)] if rest else []
         matrices = Matrices(hidden)
         for part in _parts(matrices.named):
             muon = BatchedMuon(
@@ -71,15 +71,6 @@ def _parts(matrices: Named) -> list[Named]:
         count = max(1, TOGETHER // math.prod(shape))
         parts += [named[first : first + count] for first in range(0, len(named), count)]
     return sorted(parts, key=lambda part: sum(m.numel() * min(m.shape) for _, m in part), reverse=True)
-
-
-def said_otherwise(model: nn.Module) -> frozenset[str]:
-    """The parameters that the modules they belong to say are no hidden matrices, by `no_hidden_matrices`."""
-    return frozenset(
-        f"{module_name}.{name}" if module_name else name
-        for module_name, module in model.named_modules()
-        for name in getattr(module, "no_hidden_matrices", ())
-    )
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:

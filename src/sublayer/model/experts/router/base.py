@@ -50,14 +50,15 @@ class RouterConfig(ModelPart):
     balances: ClassVar[frozenset[str]] = frozenset()
     """The kinds of balance that it can learn by."""
 
-    scores: ClassVar[bool] = False
-    """Whether experts are chosen by learned scores, so that one can be left out and another one takes its place."""
-
     @classmethod
     def abilities(cls) -> tuple[str, ...]:
         who = {"token": "tokens choose experts", "expert": "experts choose tokens", "none": "every expert is used"}
         balanced = f"balanced by {', '.join(sorted(cls.balances))}" if cls.balances else "needs no balance"
         return (*super().abilities(), who[cls.chooses], balanced)
+
+    def spares(self, n_experts: int, top_k: int) -> bool:
+        """Whether an expert can be left out and another one takes its place."""
+        return False
 
     def settled(self, shape: StackShape, n_experts: int, top_k: int) -> Self:
         """This config with what was left out filled in.

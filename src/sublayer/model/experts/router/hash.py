@@ -26,7 +26,9 @@ class HashConfig(RouterConfig):
     """Of the tables."""
 
     def build(self, shape: StackShape, team: Team) -> "Hash":
-        return Hash(self, shape.layer, team)
+        # Of an encoder beside a decoder, the layers are numbered on behind the decoder's.
+        before = shape.other_layers if shape.stack == "encoder" else 0
+        return Hash(self, before + shape.layer, team)
 
 
 class Hash(Router):

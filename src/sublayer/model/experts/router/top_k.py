@@ -27,7 +27,6 @@ class TopKConfig(RouterConfig):
     )
     chooses: ClassVar[Literal["token", "expert", "none"]] = "token"
     balances: ClassVar[frozenset[str]] = frozenset({"load", "importance", "z_loss", "loss_free"})
-    scores: ClassVar[bool] = True
     shorthands: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     kind: Literal["top_k"] = "top_k"
@@ -85,6 +84,13 @@ class TopKConfig(RouterConfig):
                 f"top_k ({top_k}) is more than the {self.kept_groups * size} experts of {self.kept_groups} groups; "
                 "raise kept_groups or lower top_k"
             )
+
+    def needed(self, top_k: int) -> int:
+        """Experts of each group that must be there, so that any groups that are kept have enough."""
+        return -(-top_k // (self.kept_groups or 1))
+
+    def spares(self, n_experts: int, top_k: int) -> bool:
+        return self.needed(top_k) < n_experts // (self.groups or 1)
 
     def build(self, shape: StackShape, team: Team) -> "TopK":
         return TopK(self, shape, team)
@@ -144,19 +150,20 @@ class TopK(Router):
 
     def _open(self, choice_NE: Tensor) -> Tensor:
         """The scores that experts are chosen by, −∞ where one may not be."""
-        config, n_experts = self.config, self.team.n_experts
+        config, groups = self.config, self.config.groups or 1
+        choice_NGS = choice_NE.view(len(choice_NE), groups, self.team.n_experts // groups)
+        if config.kept_groups is not None:
+            # Of all experts, those left out too, with which a group may have a single one left, or none.
+            best_NG = choice_NGS.topk(min(2, choice_NGS.shape[2]), dim=-1).values.sum(-1)
+            kept_NJ = best_NG.topk(config.kept_groups, dim=-1).indices
+            closed_NG = torch.ones_like(best_NG, dtype=torch.bool).scatter(1, kept_NJ, False)
+            choice_NGS = choice_NGS.masked_fill(closed_NG[..., None], -torch.inf)
         if self.training and self.team.left_out:
             # As many as a token needs stay, whatever is drawn.
-            draw_E = torch.rand(n_experts, device=choice_NE.device)
-            out_E = (draw_E < self.team.left_out) & (draw_E < draw_E.topk(self.team.top_k).values[-1])
-            choice_NE = choice_NE.masked_fill(out_E, -torch.inf)
-        if config.groups is None or config.kept_groups is None:
-            return choice_NE
-        choice_NGS = choice_NE.view(len(choice_NE), config.groups, self.team.n_experts // config.groups)
-        best_NG = choice_NGS.topk(min(2, choice_NGS.shape[2]), dim=-1).values.sum(-1)
-        kept_NJ = best_NG.topk(config.kept_groups, dim=-1).indices
-        closed_NG = torch.ones_like(best_NG, dtype=torch.bool).scatter(1, kept_NJ, False)
-        return choice_NGS.masked_fill(closed_NG[..., None], -torch.inf).view_as(choice_NE)
+            draw_GS = torch.rand(choice_NGS.shape[1:], device=choice_NE.device)
+            last_G1 = draw_GS.topk(config.needed(self.team.top_k)).values[:, -1:]
+            choice_NGS = choice_NGS.masked_fill((draw_GS < self.team.left_out) & (draw_GS < last_G1), -torch.inf)
+        return choice_NGS.view_as(choice_NE)
 
     def initial_values(self) -> Mapping[str, Rule]:
         return {"weight": Normal(self._std), "bias": Constant(0.0)}
