@@ -8,8 +8,8 @@ import pytest
 from sublayer.api import train
 from sublayer.run import read_config
 
-FOLDER = Path(__file__).parents[1] / "experiments"
-CONFIGS = sorted(path.name for path in FOLDER.glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "experiments"
+CONFIGS = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
 
 SMALL: dict[str, Any] = {
     "model.d_model": 16,
@@ -26,18 +26,7 @@ SMALL: dict[str, Any] = {
 
 def test_there_are_some() -> None:
     assert {"masked-encoder.yaml", "span-corruption.yaml", "classifier.yaml"} <= set(CONFIGS)
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small standard library, since the whole one takes long to make ready."""
-    folder = tmp_path / "lib"
-    folder.mkdir()
-    for number in range(40):
-        lines = "".join(f"def function_{n}(x):\n    return x + {n * number}\n\n" for n in range(3))
-        (folder / f"module_{number}.py").write_text(f'"""Module {number} speaks of {7 * number}."""\n\n{lines}')
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(folder) if name == "stdlib" else None)
-    monkeypatch.setenv("SUBLAYER_CACHE", str(tmp_path / "cache"))
+    assert {"experts/dense.yaml", "experts/experts.yaml"} <= set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
