@@ -62,3 +62,36 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
+
+
+def _relu2(gradient: Tensor, x: Tensor) -> Tensor:
+    return gradient * (2 * F.relu(x))
+
+
+def _gelu_quick(gradient: Tensor, x: Tensor) -> Tensor:
+    sigmoid = torch.sigmoid(1.702 * x)
+    return gradient * (sigmoid + 1.702 * x * sigmoid * (1 - sigmoid))
+
+
+def _identity(gradient: Tensor, x: Tensor) -> Tensor:
+    return gradient
+
+
+_aten = torch.ops.aten
+
+DERIVATIVES: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {
+    "identity": _identity,
+    "relu": lambda gradient, x: _aten.threshold_backward(gradient, x, 0),
+    "leaky_relu": lambda gradient, x: _aten.leaky_relu_backward(gradient, x, 0.01, False),
+    "relu2": _relu2,
+    "elu": lambda gradient, x: _aten.elu_backward(gradient, 1.0, 1.0, 1.0, False, x),
+    "gelu": _aten.gelu_backward,
+    "gelu_tanh": lambda gradient, x: _aten.gelu_backward(gradient, x, approximate="tanh"),
+    "gelu_quick": _gelu_quick,
+    "silu": _aten.silu_backward,
+    "mish": _aten.mish_backward,
+    "softplus": lambda gradient, x: _aten.softplus_backward(gradient, x, 1.0, 20.0),
+    "tanh": lambda gradient, x: _aten.tanh_backward(gradient, torch.tanh(x)),
+    "sigmoid": lambda gradient, x: _aten.sigmoid_backward(gradient, torch.sigmoid(x)),
+}
+"""The gradient of x, given that of act(x) and x, for operations that are their own backward pass."""

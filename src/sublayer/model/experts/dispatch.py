@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sublayer.model.experts.bank import Bank
+from sublayer.model.experts.fused import summed_rows
 from sublayer.model.experts.routing import Routing
 
 
@@ -63,6 +65,8 @@ def dispatched(x_ND: Tensor, routing: Routing, n_experts: int, experts: Callable
         # The same without what an operation of its own costs, which counts in a decoding step.
         y_MD = experts(x_ND.index_select(0, order.token_M), order.count_E)
         return _weighted(y_MD, weight_M, order.place_M, order.begin_N, order.top_k)
+    if isinstance(experts, Bank) and experts.fuses(x_ND):
+        return experts.fused(x_ND, weight_M, order.token_M, order.place_M, order.begin_N, order.count_E)
     x_MD: Tensor = _gather(x_ND, order.token_M, order.place_M, order.begin_N)
     y_MD = experts(x_MD, order.count_E)
     y_ND: Tensor = _combine(y_MD, weight_M, order.token_M, order.place_M, order.begin_N, order.top_k)
@@ -90,7 +94,7 @@ def _(x_ND: Tensor, token_M: Tensor, place_M: Tensor, begin_N: Tensor) -> Tensor
 @torch.library.custom_op("sublayer::sum_rows", mutates_args=())
 def _sum(y_MD: Tensor, place_M: Tensor, begin_N: Tensor) -> Tensor:
     """Σ over each token's rows, added in float32 at least."""
-    return _bags(y_MD, place_M, begin_N)
+    return summed_rows(y_MD, place_M, begin_N)
 
 
 @_sum.register_fake
@@ -112,7 +116,7 @@ _gather.register_autograd(_gather_backward, setup_context=_keep_places)
 def _weighted(y_MD: Tensor, weight_M: Tensor, place_M: Tensor, begin_N: Tensor, top_k: int) -> Tensor:
     """Σ over each token's rows of weight · row, in the dtype of the weights."""
     if not top_k:
-        return _bags(y_MD.to(weight_M.dtype), place_M, begin_N, weight_M).to(y_MD.dtype)
+        return summed_rows(y_MD.to(weight_M.dtype), place_M, begin_N, weight_M).to(y_MD.dtype)
     places, weights = place_M.view(-1, top_k).unbind(1), weight_M.view(-1, top_k, 1).unbind(1)
     y_ND = y_MD.index_select(0, places[0]).to(weight_M.dtype).mul_(weights[0])
     for place_N, weight_N in zip(places[1:], weights[1:], strict=True):
@@ -168,9 +172,3 @@ def _combine_backward(ctx: Any, gradient_ND: Tensor) -> tuple[Tensor, Tensor, No
 
 
 _combine.register_autograd(_combine_backward, setup_context=_keep_all)
-
-
-def _bags(y_MD: Tensor, place_M: Tensor, begin_N: Tensor, weight_M: Tensor | None = None) -> Tensor:
-    """Σ over each token's rows, times their weights."""
-    y_ND: Tensor = torch.embedding_bag(y_MD, place_M, begin_N, mode=0, per_sample_weights=weight_M)[0]
-    return y_ND

@@ -29,15 +29,19 @@ def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, count_E: Tensor) -> Tensor:
         weight_EOI: a matrix for each group.
         count_E: rows of each group (int64); they add up to M.
     """
-    kind = x_MI.device.type
-    wide = torch.float64 in (x_MI.dtype, weight_EOI.dtype)
-    if kind != "meta" and torch.is_autocast_enabled(kind) and not wide:
-        dtype = torch.get_autocast_dtype(kind)
-    else:
-        dtype = torch.promote_types(x_MI.dtype, weight_EOI.dtype)
-    weight_EOI = weight_EOI if kind == "cpu" else weight_EOI.to(dtype)
+    dtype = linear_dtype(x_MI, weight_EOI)
+    weight_EOI = weight_EOI if x_MI.device.type == "cpu" else weight_EOI.to(dtype)
     y_MO: Tensor = _grouped(x_MI.to(dtype), weight_EOI, count_E)
     return y_MO
+
+
+def linear_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """What a linear layer computes them in: autocast's dtype, but for float64; else the wider of the two."""
+    kind = x.device.type
+    wide = torch.float64 in (x.dtype, weight.dtype)
+    if kind != "meta" and torch.is_autocast_enabled(kind) and not wide:
+        return torch.get_autocast_dtype(kind)
+    return torch.promote_types(x.dtype, weight.dtype)
 
 
 def looped_linear(x_MI: Tensor, weight_EOI: Tensor, count_E: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ def _in_turn(x_MI: Tensor, weight_EOI: Tensor, counts: Sequence[int]) -> Tensor:
     """`_grouped`, group by group."""
     n_rows = len(x_MI)
     y_MO = x_MI.new_empty(n_rows, weight_EOI.shape[1])
-    block = _block(x_MI.dtype)
+    block = block_rows(x_MI.dtype)
     cast_OI = _scratch(weight_EOI[0], x_MI.dtype)
     begin = 0
     for weight_OI, count in zip(weight_EOI, counts, strict=True):
@@ -140,7 +144,7 @@ def _sums_in_turn(gradient_MO: Tensor, x_MI: Tensor, counts: Sequence[int], dtyp
     """`_outer`, group by group."""
     n_out, n_in = gradient_MO.shape[1], x_MI.shape[1]
     sum_EOI = x_MI.new_empty(len(counts), n_out, n_in, dtype=dtype)
-    block = _block(x_MI.dtype)
+    block = block_rows(x_MI.dtype)
     cast_OI = _scratch(sum_EOI[0], x_MI.dtype)
     last = [torch.zeros(block, each.shape[1], dtype=each.dtype) for each in (gradient_MO, x_MI)]
     begin = 0
@@ -162,7 +166,8 @@ def _sums_in_turn(gradient_MO: Tensor, x_MI: Tensor, counts: Sequence[int], dtyp
     return sum_EOI
 
 
-def _block(dtype: torch.dtype) -> int:
+def block_rows(dtype: torch.dtype) -> int:
+    """Of how many rows a product on a CPU should have a multiple."""
     return BLOCK if dtype in (torch.bfloat16, torch.float16) else 1
 
 

@@ -138,6 +138,9 @@ class ParallelBank(Bank):
         y_MD: Tensor = exchanged(y_RD, received, sent, group)
         return y_MD
 
+    def fuses(self, x_ND: Tensor) -> bool:
+        return False  # rows travel between the dispatch and the experts
+
     def initial_values(self) -> Mapping[str, Rule]:
         first, whole = self.ranks.number * self.n_experts, self.ranks.size * self.n_experts
         return {name: Rows(rule, first, whole) for name, rule in super().initial_values().items()}
