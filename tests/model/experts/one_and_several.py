@@ -137,7 +137,7 @@ def compare(
         for named in kinds:
             torch.nn.utils.clip_grads_with_norm_([p for _, p in named], 0.1, size)
         kind = AdamWConfig(lr=0.01, epsilon=1e-3)
-        Optimizer([kind.member(named) for named in kinds if named]).step(1.0)
+        Optimizer([kind.member(each, named) for named in kinds if named]).step(1.0)
         each.adjust(counts)
     after = full_state_dict(parallel)
     for name, value in single.model.state_dict().items():
