@@ -58,7 +58,8 @@ class RoutingRecord:
         plain = {name: value.tolist() for name, value in self._line.items()}
         biases = self._biases_now()
         told = dict(_layers(plain))
-        figures = {layer: layer_figures(each) for layer, each in told.items()}
+        chooses = {layer: mixture.config.router.chooses for layer, mixture in self._mixtures.items()}
+        figures = {layer: layer_figures(each, chooses[layer] == "token") for layer, each in told.items()}
         for layer, bias in biases.items():
             if layer in figures:
                 change = max(abs(now - before) for now, before in zip(bias, self._biases[layer], strict=True))
@@ -103,15 +104,20 @@ class RoutingRecord:
         return {layer: bias.tolist() for layer, bias in biases.items() if bias is not None}
 
 
-def layer_figures(told: Told) -> dict[str, Any]:
-    """The figures of one layer, those of biases left out; see `RoutingRecord.line`."""
+def layer_figures(told: Told, by_token: bool = True) -> dict[str, Any]:
+    """The figures of one layer, those of biases left out; see `RoutingRecord.line`.
+
+    Args:
+        told: its counts.
+        by_token: whether tokens choose; where experts do, no load is due to chance.
+    """
     load, n_tokens = told["load"], told["tokens"]
     n_chosen = sum(load)
     figures: dict[str, Any] = {
         "tokens": n_tokens,
         "load": [round(share, 6) for share in shares(load)],
         "max_vio": max_vio(load),
-        "floor": sampling_floor(len(load), n_chosen / max(1, n_tokens), n_tokens),
+        "floor": sampling_floor(len(load), n_chosen / max(1, n_tokens), n_tokens) if by_token else None,
         "dead": len(dead(load)),
     }
     if "entropy" in told:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sublayer.data import Batch, DataConfig, Tokenizer, prepare
 from sublayer.data.packing import NOT_SCORED, SourceRows
 from sublayer.data.sources import TextConfig
-from sublayer.errors import ConfigError, DataError
+from sublayer.errors import ConfigError, DataError, RunError
 from sublayer.measures.routing import (
     EarlierState,
     Reading,
@@ -81,6 +81,15 @@ def test_a_router_that_knows_the_domain(tokenizer: Tokenizer) -> None:
         assert layer.max_vio == 0.0
         assert layer.vocabulary.information.share == pytest.approx(1.0)
         assert layer.mean_entropy is layer.token_entropy is layer.margin is layer.coactivation is None
+
+
+@pytest.mark.parametrize("what", ["router.weight", "router.balance_bias"])
+def test_routers_without_numbers_are_no_routing(what: str, tokenizer: Tokenizer) -> None:
+    net = model({"balance": "loss_free"})
+    with torch.no_grad():
+        net.state_dict()[f"blocks.1.feed_forward.{what}"].fill_(torch.nan)
+    with pytest.raises(RunError, match=r"layers\.1\.feed_forward: .* no numbers?; its weights are damaged\."):
+        measure_routing(net, tokenizer, [reading("notes", rows(1, 3))])
 
 
 def test_the_figures_are_those_of_the_models_own_decisions(tokenizer: Tokenizer) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sublayer.data import Batch
 from sublayer.data.packing import SourceRows
+from sublayer.errors import RunError
 from sublayer.measures.held_out import inputs_of
 from sublayer.measures.routing.reading import Reading, domains_of, sides_of
 from sublayer.model import Transformer
@@ -131,8 +132,15 @@ def decisions_of(
         model: read in evaluation mode, and left in the mode it was in.
         readings: the text.
         progress: told how much is done, from 0 to 1.
+
+    Raises:
+        RunError: when a router's numbers are not finite.
     """
     found = mixtures(model)
+    for name, box in found.items():
+        bias_E = box.router.balance_bias
+        if bias_E is not None and not bias_E.isfinite().all():
+            raise RunError(f"{name}: the bias that balances experts is no number; its weights are damaged.")
     gathered = {name: _Gathered() for name in found}
     was_training = model.training
     model.eval()
@@ -171,6 +179,8 @@ def _gather(into: _Gathered, told: Mapping[str, Tensor], name: str, valid_BT: Te
     if probability is None:
         return
     probability_NE = probability[valid_BT].cpu().double()
+    if not probability_NE.isfinite().all():
+        raise RunError(f"{name}: the router gives probabilities that are no numbers; its weights are damaged.")
     total_E = probability_NE.sum(0)
     into.probability_E = total_E if into.probability_E is None else into.probability_E + total_E
     into.entropy += float(torch.special.entr(probability_NE).sum())

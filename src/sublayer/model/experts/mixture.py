@@ -277,7 +277,7 @@ class Mixture(Sublayer):
         the entropy of their probabilities in nats, and of the margin by which experts were chosen."""
         valid_N = places.valid_N
         load_E = routing.load_E(self.config.n_experts, valid_N)
-        n_tokens = load_E.new_tensor(places.shape[0] * places.shape[1]) if valid_N is None else valid_N.sum()
+        n_tokens = load_E.new_full((), places.shape[0] * places.shape[1]) if valid_N is None else valid_N.sum()
         counts = {"tokens": n_tokens, "load": load_E}
         if dropped is not None:
             counts["dropped"] = dropped
