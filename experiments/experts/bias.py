@@ -83,7 +83,7 @@ def draw(figures: Figures, figure: "Figure") -> None:
         panel.axhline(figures["floor"], color="#5b5b5b", linewidth=1, linestyle="--", label="by chance")
         panel.set(xlabel="step", title=scoring, yscale="log")
     panels[0].set_ylabel("MaxVio")
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
 STUDY = Study(
@@ -94,5 +94,5 @@ STUDY = Study(
     measure=measure,
     tables=tables,
     draw=draw,
-    size=(8.0, 3.4),
+    size=(8.0, 3.6),
 )

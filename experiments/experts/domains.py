@@ -109,7 +109,8 @@ def draw(figures: Figures, figure: "Figure") -> None:
         names = [layer["layer"].removesuffix(".feed_forward") for layer in told["layers"]]
         panel.set_xticks(list(places), names)
         panel.set(title=name, ylabel="nats about the domain")
-        panel.legend(frameon=False)
+    if figures:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
 STUDY = Study(
