@@ -164,6 +164,16 @@ class ModelPart(PartConfig):
         """
         return self
 
+    def check_alone(self, chosen: "ModelPart") -> None:
+        """Refuse what a single layer cannot choose for itself.
+
+        Args:
+            chosen: the part of all layers.
+
+        Raises:
+            ValueError: with the reason.
+        """
+
     def filled(self, shape: StackShape) -> Self:
         """This config with every size that was left out filled in.
 

@@ -129,6 +129,8 @@ class _Layer:
             place = (*self.where, name)
             part = overridden(part, self.change[name], place)
         try:
+            if name in self.change:
+                part.check_alone(self.chosen[name])
             part = part.in_layer(self.number, self.shape)
         except ValueError as error:
             raise located(place, str(error)) from None

@@ -252,6 +252,13 @@ def test_a_layer_may_choose_its_own_experts() -> None:
     assert sizes == [8, 4]
 
 
+@pytest.mark.parametrize("base", ["swiglu", "experts"])
+def test_a_single_layer_cannot_say_which_layers_have_experts(base: str) -> None:
+    tree = config().tree() | {"feed_forward": base, "layers": [{"feed_forward": {"kind": "experts", "every": 2}}, {}]}
+    with pytest.raises(ConfigError, match=r"^layers\[0\]\.feed_forward: every says which layers have experts"):
+        type(config()).parse(tree)
+
+
 def test_an_encoder_decoder_has_experts_on_both_sides() -> None:
     transformer = model("encoder_decoder")
     x = tokens(2, 8)

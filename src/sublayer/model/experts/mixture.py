@@ -23,7 +23,7 @@ from sublayer.model.experts.routing import Places, Routing, summed
 from sublayer.model.feed_forward.base import FeedForwardChoice, FeedForwardConfig
 from sublayer.model.feed_forward.gated import GatedConfig
 from sublayer.model.initialise import Normal, Rule
-from sublayer.model.part import CacheExact, StackShape
+from sublayer.model.part import CacheExact, ModelPart, StackShape
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import Memory
 from sublayer.model.sublayer import Context, Scope, Sublayer
@@ -83,6 +83,14 @@ class ExpertsConfig(FeedForwardConfig):
     def chosen(self) -> int:
         """How many experts compute a token, on average; 0 where all do, on mixtures."""
         return 0 if self.router.chooses == "none" else self.top_k or min(2, self.n_experts)
+
+    def check_alone(self, chosen: ModelPart) -> None:
+        usual = chosen if isinstance(chosen, ExpertsConfig) else ExpertsConfig()
+        for name in ("first_dense", "every"):
+            if getattr(self, name) != getattr(usual, name):
+                raise ValueError(
+                    f"{name} says which layers have experts, so a layer cannot choose it for itself; leave it out here"
+                )
 
     def in_layer(self, layer: int, shape: StackShape) -> FeedForwardConfig:
         behind = layer - self.first_dense
