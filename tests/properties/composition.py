@@ -43,6 +43,9 @@ OWN_WAY = {"n_layers", "position", "head", "dropout", "stochastic_depth", "layer
 OWN_WAY |= {"stack", "vocab_size", "d_model", "max_length", "initialisation"}
 """Keys of a model that are not drawn as an option of a part is: present or not, with any value."""
 
+DIRECTIONS = {"decoder": {"causal"}, "encoder": {"bidirectional"}, "encoder_decoder": {"causal", "bidirectional"}}
+"""What a part of all layers of a stack must be defined for."""
+
 # -------------------------------------------------------------------------------------------------------- compositions
 
 
@@ -106,7 +109,7 @@ def tree_of(choices: Choices, stack: Any, by_token: bool | None, fixed: dict[str
     stacks = (stack,) if isinstance(stack, str) else stack or ("decoder", "encoder", "encoder_decoder")
     families = {name: _registry(name) for name in LAYER_FIELDS}
     stack = choices.choose("stack", stacks)
-    choices.causal = stack != "encoder"
+    choices.directions = DIRECTIONS[stack]
     tree: dict[str, Any] = {
         "stack": stack,
         "vocab_size": VOCAB_SIZE,
@@ -134,7 +137,9 @@ def tree_of(choices: Choices, stack: Any, by_token: bool | None, fixed: dict[str
     if tree["stack"] == "encoder_decoder":
         # Its encoder first, which has layers without a cross-attention.
         if "encoder" not in fixed:
+            choices.directions = DIRECTIONS["encoder"]
             tree["encoder"] = _encoder(choices, tree, families)
+            choices.directions = DIRECTIONS["decoder"]
         across = [part for part in families["attention"] if part.crosses]
         attends = families["attention"].expand(tree["attention"])["kind"]
         wanted = attends not in [part.kind_name() for part in across] or choices.there(CROSS)

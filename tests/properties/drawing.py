@@ -59,6 +59,9 @@ class Choices:
             examples by exchanging them, which would have the same seed.
         dropout: let dropout be drawn too.
 
+    Attributes:
+        directions: of the stacks that parts are drawn for.
+
     Sizes have to fit one another (heads divide widths, lists have a number for each pair of features), so in most
     compositions every integer is 1 or one other number, and every list has the same length.
     """
@@ -68,7 +71,7 @@ class Choices:
         self._size = self.choose("size", [2, 2, 2, 4])
         self._loose = self.choose("loose", [True, False, False, False])
         self._length = self.choose("length", [1, 2, 2, 4])
-        self.causal: bool | None = None
+        self.directions: set[str] = set()
 
     def choose(self, path: str, values: Sequence[T]) -> T:
         return random.Random(self.seed + path.encode()).choice(values)
@@ -82,9 +85,8 @@ class Choices:
 
     def among(self, path: str, parts: Sequence[type[PartConfig]]) -> Any:
         """The same from some kinds of a registry; mostly from those that are defined for the stack."""
-        if self.causal is not None and self._mostly(path):
-            direction = "causal" if self.causal else "bidirectional"
-            parts = [part for part in parts if direction in getattr(part, "directions", (direction,))]
+        if self._mostly(path):
+            parts = [part for part in parts if self.directions <= set(getattr(part, "directions", self.directions))]
         chosen = self.choose(f"{path}.kind", [part for part in parts for _ in range(_weight(part))])
         word = self.choose(f"{path}.word", [chosen.kind_name(), *chosen.shorthands])
         if not USUALLY & set(chosen.model_fields) and self.choose(f"{path}.shape", [True, False, False, False]):
@@ -166,6 +168,8 @@ class Choices:
         raise TypeError(f"{path}: no way is known to draw a {annotation}; add it to tests/properties/drawing.py")
 
     def _integer(self, path: str, name: str, metadata: list[Any]) -> int:
+        if name in SELDOM or name == "kept_groups":
+            return self.choose(path, [1, 1, 1, 2])
         if name in COUNTS_OF_POSITIONS:
             return self.choose(path, [LONGEST, LONGEST + 16])
         upper = [int(rule.le) for rule in _rules(metadata) if isinstance(rule, annotated_types.Le)]
