@@ -56,6 +56,8 @@ def dispatched(x_ND: Tensor, routing: Routing, n_experts: int, experts: Callable
         n_experts: how many there are.
         experts: the outputs [M, D] of rows sorted by expert, given how many rows each has.
     """
+    if len(x_ND) == 1 and not torch.is_grad_enabled():
+        return _of_one(x_ND, routing, n_experts, experts)
     token_M, expert_M, weight_M = routing.token_M, routing.expert_M, routing.weight_M
     if routing.top_k is None:
         by_token_M = token_M.argsort(stable=True)
@@ -71,6 +73,14 @@ def dispatched(x_ND: Tensor, routing: Routing, n_experts: int, experts: Callable
     y_MD = experts(x_MD, order.count_E)
     y_ND: Tensor = _combine(y_MD, weight_M, order.token_M, order.place_M, order.begin_N, order.top_k)
     return y_ND
+
+
+def _of_one(x_1D: Tensor, routing: Routing, n_experts: int, experts: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Of a single token, as in a decoding step, with as few operations as that takes."""
+    order_M = routing.expert_M.argsort()
+    y_MD = experts(x_1D.expand(len(order_M), -1), _counted(routing.expert_M, n_experts))
+    weight_1M = routing.weight_M.index_select(0, order_M)[None]
+    return (weight_1M @ y_MD.to(weight_1M.dtype)).to(y_MD.dtype)
 
 
 def _counted(number_M: Tensor, n: int) -> Tensor:

@@ -127,7 +127,8 @@ class TopK(Router):
             choice_NE = choice_NE + self.balance_bias.to(choice_NE.dtype)
         choice_NE = self._open(choice_NE)
 
-        best = choice_NE.topk(min(top_k + 1, self.team.n_experts), dim=-1)
+        # One more than are chosen, for the margin between the two, which is told in training.
+        best = choice_NE.topk(min(top_k + self.training, self.team.n_experts), dim=-1)
         expert_NK = best.indices[:, :top_k]
         if config.scoring == "softmax_after":
             weight_NK = logits_NE.gather(1, expert_NK).softmax(-1)
