@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from sublayer.checkpoint.tensors import digest, separate
 from sublayer.errors import CheckpointError
 from sublayer.files import remove, remove_leftovers, written_aside
+from sublayer.model.names import below
 
 FORMAT = 1
 METADATA = "state.json"
@@ -86,7 +87,7 @@ def load_model_state(path: Path) -> dict[str, Tensor]:
         CheckpointError: when the state is damaged.
     """
     tensors, _ = _read(path, "delete it to leave it out")
-    return {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+    return below(MODEL, tensors)
 
 
 def _read(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

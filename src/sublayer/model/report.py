@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from sublayer.model.names import below
+
 
 @dataclass(frozen=True)
 class Report:
@@ -48,8 +50,7 @@ class Report:
 
     def below(self, prefix: str) -> "Report":
         """What one of the layers told: the part whose names have this prefix, without it."""
-        begin = f"{prefix}."
-        return self._each(lambda part: {k.removeprefix(begin): v for k, v in part.items() if k.startswith(begin)})
+        return self._each(lambda part: below(f"{prefix}.", part))
 
     def _each(self, change: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> "Report":
         return Report(*map(change, (self.losses, self.sums, self.counts, self.attention, self.routing)))

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sublayer.checkpoint import load_state, save_state
 from sublayer.checkpoint.training_state import MODEL
 from sublayer.data import DataConfig
 from sublayer.errors import CheckpointError, ConfigError
 from sublayer.model import ModelConfig
+from sublayer.model.names import below
 from sublayer.training.config import TrainingConfig
 from sublayer.training.generators import generators, restore_generators
 from sublayer.training.optimizer import Optimizer
@@ -98,15 +99,15 @@ class Checkpoints:
         tensors, metadata = loaded
         self._refuse_changes(metadata)
         try:
-            model.load_state_dict(_below(MODEL, tensors))
+            model.load_state_dict(below(MODEL, tensors))
         except RuntimeError as error:  # a part of the user's own that changed since
             problem = str(error).splitlines()[-1].strip().rstrip(".")
             raise CheckpointError(
                 f"the state in {self.folder} does not fit the model ({problem}); bring the old plug-in back, or train "
                 "into another directory."
             ) from None
-        optimizer.load(_below("optimizer.", tensors))
-        restore_generators(_below("rng.", tensors))
+        optimizer.load(below("optimizer.", tensors))
+        restore_generators(below("rng.", tensors))
         return Progress(**metadata["progress"])
 
     def _refuse_changes(self, metadata: Mapping[str, Any]) -> None:
@@ -149,7 +150,3 @@ def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, An
             found += differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
         return found
     return [] if before == now else [(key, before, now)]
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

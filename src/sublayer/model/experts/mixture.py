@@ -5,7 +5,7 @@ Shapes: B rows, T tokens, N = B·T, D d_model, F d_ff, E experts.
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self, TypeVar
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,11 @@ from sublayer.model.experts.routing import Places, Routing, summed
 from sublayer.model.feed_forward.base import FeedForwardChoice, FeedForwardConfig
 from sublayer.model.feed_forward.gated import GatedConfig
 from sublayer.model.initialise import Normal, Rule
+from sublayer.model.names import below
 from sublayer.model.part import CacheExact, ModelPart, StackShape
 from sublayer.model.report import EMPTY, Report
 from sublayer.model.state import Memory
 from sublayer.model.sublayer import Context, Scope, Sublayer
-
-V = TypeVar("V")
 
 MOST_EXPERTS = 512
 MULTIPLE = 32
@@ -217,7 +216,7 @@ class ExpertsConfig(FeedForwardConfig):
 
     def token_flops(self, weights: Mapping[str, tuple[int, ...]]) -> float:
         """As of any part; where experts read mixtures, of documents with as many tokens as there are mixtures."""
-        flops = self.router.token_flops(_below("router.", weights))
+        flops = self.router.token_flops(below("router.", weights))
         flops += super().token_flops({name: size for name, size in weights.items() if name.startswith("shared")})
         return flops + _product_flops(weights) * max(1, self.chosen) / self.n_experts
 
@@ -302,7 +301,7 @@ class Mixture(Sublayer):
         losses = {}
         for balance in self.losses if told.sums else ():  # none of an encoder in evaluation mode, say
             if scope is None or balance.meant_for == scope:
-                sums = _below(f"{balance.label}.", told.sums)
+                sums = below(f"{balance.label}.", told.sums)
                 losses[balance.label] = balance.loss(sums, told.counts["load"], told.counts["tokens"])
         return losses
 
@@ -319,7 +318,3 @@ class Mixture(Sublayer):
 def _product_flops(weights: Mapping[str, tuple[int, ...]]) -> float:
     """FLOPs of a token that goes to all experts."""
     return sum(2 * math.prod(size) for name, size in weights.items() if name.startswith("experts.") and len(size) == 3)
-
-
-def _below(prefix: str, values: Mapping[str, V]) -> dict[str, V]:
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
